@@ -1,0 +1,9 @@
+"""The one place where sizes, constants of the paper and model files are written down.
+
+A preset is a YAML file in this folder (``micro``, ``paper``) or anywhere on disk; every field is
+checked against the dataclasses of :mod:`presets.config`.
+"""
+
+from presets.config import Preset, PresetError, available_presets, load_preset
+
+__all__ = ["Preset", "PresetError", "available_presets", "load_preset"]
