@@ -1,0 +1,1 @@
+"""Frames and sound in, cached features out. This package knows nothing of training."""

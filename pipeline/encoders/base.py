@@ -1,0 +1,95 @@
+"""What all encoders share: where their weights come from, and what is known about them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from pipeline.encoders.checkpoints import CheckpointFile, sha256_file, sha256_state
+from pipeline.errors import WeightsError
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class Encoder(torch.nn.Module, ABC):
+    """A frozen foundation model.
+
+    ``fingerprint`` identifies the weights (sha256 of the official files, or of the seeded state).
+    Subclasses define ``encode``, which returns float32 on the encoder's device.
+    """
+
+    name: ClassVar[str]
+    files: ClassVar[tuple[CheckpointFile, ...]]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.fingerprint = ""
+        self.precision: Precision = "float32"
+
+    @abstractmethod
+    def load_official(self, paths: Mapping[str, Path]) -> None:
+        """Fill all weights from the official files, by role; raises :class:`WeightsError`."""
+
+    def compile_submodules(self) -> None:
+        """``torch.compile`` the networks inside, in place; keys of the state dict stay as they are."""
+        for module in self.children():
+            module.compile()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision for the matrix products; normalisations stay in float32 under autocast."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.precision))
+
+
+def check_files(encoder: type[Encoder], paths: Mapping[str, str | Path]) -> dict[str, Path]:
+    """Raise one :class:`WeightsError` for the roles that ``paths`` misses or that are not on disk."""
+    wanted = {file.role for file in encoder.files}
+    if unknown := set(paths) - wanted:
+        raise WeightsError(f"{encoder.name} has no checkpoint called {sorted(unknown)}: it needs {sorted(wanted)}")
+    lines = [
+        f"  {paths.get(file.role, file.filename)}  from {file.source}  ({file.licence})"
+        for file in encoder.files
+        if file.role not in paths or not Path(paths[file.role]).exists()
+    ]
+    if lines:
+        raise WeightsError(f"{encoder.name}: official weights are missing:\n" + "\n".join(lines))
+    return {role: Path(path) for role, path in paths.items()}
+
+
+def fill_official(encoder: Encoder, paths: Mapping[str, str | Path]) -> None:
+    found = check_files(type(encoder), paths)
+    encoder.load_official(found)
+    digest = hashlib.sha256()
+    for role in sorted(found):
+        for path in sorted(found[role].rglob("*")) if found[role].is_dir() else [found[role]]:
+            if path.is_file():
+                digest.update(f"{role}/{path.name}={sha256_file(path)};".encode())
+    encoder.fingerprint = f"official-{digest.hexdigest()[:32]}"
+
+
+def fill_seeded(encoder: Encoder) -> None:
+    """The weights are the ones the constructor drew; record what they are."""
+    encoder.fingerprint = f"seeded-{sha256_state(encoder.state_dict())[:32]}"
+
+
+def override(config: Any, values: Mapping[str, Any] | None) -> Any:
+    """A copy of a config dataclass with some fields changed; raises ValueError for unknown ones."""
+    if not values:
+        return config
+    known = {field.name for field in dataclasses.fields(config)}
+    if unknown := set(values) - known:
+        raise ValueError(f"unknown settings {sorted(unknown)}: there are {sorted(known)}")
+    return type(config)(**{**dataclasses.asdict(config), **values})

@@ -1,0 +1,113 @@
+"""FLAN-T5 embeddings of class labels: AudioLDM-2's second conditional input (paper section 4.1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from pipeline.encoders.base import Encoder
+from pipeline.encoders.checkpoints import CheckpointFile
+from pipeline.errors import WeightsError
+from presets.config import FlanT5Config
+
+_FOLDER = "audioldm2"
+
+
+def byte_tokenizer(max_tokens: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of 256 bytes with pad 0, end 1 and unknown 2: no vocabulary file, no unseen text."""
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2}
+    for symbol in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocabulary[symbol] = len(vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=max_tokens,
+    )
+
+
+class FlanT5(Encoder):
+    """Labels -> token embeddings and mask."""
+
+    name = "flan_t5"
+    files = (
+        CheckpointFile(
+            "text_encoder_2",
+            f"{_FOLDER}/text_encoder_2",
+            "https://huggingface.co/cvssp/audioldm2 (folder text_encoder_2)",
+            "CC BY-NC-SA 4.0 (AudioLDM-2)",
+            1.4,
+        ),
+        CheckpointFile(
+            "tokenizer_2",
+            f"{_FOLDER}/tokenizer_2",
+            "https://huggingface.co/cvssp/audioldm2 (folder tokenizer_2)",
+            "CC BY-NC-SA 4.0 (AudioLDM-2)",
+            0.01,
+        ),
+    )
+    config: FlanT5Config
+    tokenizer: Any
+
+    def __init__(self, config: FlanT5Config):
+        super().__init__(config)
+        self.model = T5EncoderModel(
+            T5Config(
+                d_model=config.width,
+                d_ff=config.mlp,
+                num_layers=config.layers,
+                num_heads=config.heads,
+                d_kv=config.head_width,
+                vocab_size=config.vocabulary,
+                feed_forward_proj="gated-gelu",
+                tie_word_embeddings=False,
+            )
+        )
+        self.tokenizer = byte_tokenizer(config.max_tokens)
+
+    def load_official(self, paths: Mapping[str, Path]) -> None:
+        """Folders of the diffusers repository, read without asking a hub."""
+        try:
+            model, info = T5EncoderModel.from_pretrained(
+                paths["text_encoder_2"],
+                local_files_only=True,
+                output_loading_info=True,
+                torch_dtype=torch.float32,
+            )
+            self.tokenizer = AutoTokenizer.from_pretrained(paths["tokenizer_2"], local_files_only=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise WeightsError(f"{paths['text_encoder_2']} is not a FLAN-T5 encoder: {error}") from error
+        if info["missing_keys"] or model.config.d_model != self.config.width:
+            raise WeightsError(
+                f"{paths['text_encoder_2']}: width {model.config.d_model} (wanted {self.config.width}), "
+                f"missing {sorted(info['missing_keys'])[:5]}"
+            )
+        self.model = model
+
+    @torch.inference_mode()
+    def encode(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Labels -> embeddings (B, L, 1024) float32 and mask (B, L) int64, L the longest label's tokens.
+
+        An empty label is the empty prompt: one end token.
+        """
+        tokens = self.tokenizer(
+            list(labels),
+            padding=True,
+            truncation=True,
+            max_length=self.config.max_tokens,
+            return_tensors="pt",
+        ).to(self.device)
+        with self.autocast():
+            output = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+        return output.last_hidden_state.float(), tokens.attention_mask

@@ -1,0 +1,92 @@
+"""Writing media: H.264/AAC mp4 and 16-bit wav, always through a temporary name."""
+
+from __future__ import annotations
+
+import os
+import wave
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` with its suffix; rename it into place on success.
+
+    The data is flushed to disk before the rename, so a file under its final name is whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_wav(path: str | Path, waveform: np.ndarray, sample_rate: int) -> None:
+    """Write float (samples,) in [-1, 1] as 16-bit mono; values outside are clipped."""
+    samples = np.round(np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2")
+    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(samples.tobytes())
+
+
+def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
+    """Read a 16-bit mono wav: float32 (samples,) in [-1, 1] and its rate."""
+    with wave.open(str(path), "rb") as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        return samples.astype(np.float32) / 32768, file.getframerate()
+
+
+def encode_aac(container: Any, stream: Any, waveform: np.ndarray, sample_rate: int) -> None:
+    """Encode float (samples,) into an audio stream of an open output container and flush it."""
+    size = stream.codec_context.frame_size or 1024
+    for position in range(0, len(waveform), size):
+        block = np.ascontiguousarray(waveform[position : position + size], np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+        frame.sample_rate = sample_rate
+        frame.pts = position
+        frame.time_base = Fraction(1, sample_rate)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def write_video(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    frames_per_second: int,
+    waveform: np.ndarray | None,
+    sample_rate: int = 16_000,
+) -> None:
+    """Write RGB uint8 frames (H, W, 3), H and W even, and optional sound as H.264/AAC mp4."""
+    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
+        video: Any = container.add_stream("libx264", rate=frames_per_second)
+        video.pix_fmt = "yuv420p"
+        video.options = {"preset": "veryfast", "crf": "20", "threads": "1"}
+        audio = container.add_stream("aac", rate=sample_rate, layout="mono") if waveform is not None else None
+        for number, image in enumerate(frames):
+            if number == 0:
+                video.height, video.width = image.shape[:2]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts = number
+            frame.time_base = Fraction(1, frames_per_second)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if audio is not None and waveform is not None:
+            encode_aac(container, audio, waveform, sample_rate)

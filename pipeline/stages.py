@@ -1,0 +1,97 @@
+"""Stages: what each one reads, which encoder it runs, and what identifies its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from pipeline.encoders import ENCODERS, check_files, load_encoder, official_paths
+from pipeline.encoders.base import Encoder, Precision
+from pipeline.errors import WeightsError
+from pipeline.manifest import Clip
+from pipeline.media import DecodedClip
+from presets import Preset
+
+# Raised by hand when the meaning of cached numbers changes: shards of another version do not mix.
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One encoder over decoded clips. ``reads`` says which part of a clip it needs."""
+
+    name: str
+    reads: Literal["frames", "waveform"]
+
+    def load(self, preset: Preset, device: str, precision: Precision) -> Encoder:
+        return load_encoder(self.name, preset=preset, device=device, precision=precision)
+
+    def config(self, preset: Preset) -> dict[str, Any]:
+        return dataclasses.asdict(getattr(preset.encoders, self.name))
+
+    def encode(self, encoder: Any, clips: Sequence[DecodedClip]) -> np.ndarray:
+        """Features of a batch of clips, float32 (B, T, D)."""
+        if self.reads == "waveform":
+            waveforms = torch.from_numpy(np.stack([clip.waveform for clip in clips if clip.waveform is not None]))
+            return encoder.encode(waveforms).cpu().numpy()
+        frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).permute(0, 1, 4, 2, 3)
+        if self.name == "timechat":
+            return encoder.encode(frames, clips[0].times).cpu().numpy()
+        return encoder.encode(frames).cpu().numpy()
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage for stage in (Stage("cavp", "frames"), Stage("timechat", "frames"), Stage("audiomae", "waveform"))
+}
+
+
+def check_weights(preset: Preset, names: Sequence[str]) -> None:
+    """Raise one :class:`WeightsError` that lists every official file missing for these encoders."""
+    if preset.weights.source != "official":
+        return
+    problems = []
+    for name in names:
+        try:
+            check_files(ENCODERS[name], official_paths(name, preset))
+        except WeightsError as error:
+            problems.append(str(error))
+    if problems:
+        raise WeightsError(
+            f"preset '{preset.name}' needs official weights in '{preset.weights.folder}' "
+            f"(set another folder with --set weights.folder=DIR):\n" + "\n".join(problems)
+        )
+
+
+def clips_digest(clips: Sequence[Clip]) -> str:
+    """sha256 over ids, labels and splits of a shard's clips, in order."""
+    rows = [[clip.clip_id, clip.label, clip.split] for clip in clips]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def fingerprint(
+    stage: Stage, preset: Preset, weights: str, clips: Sequence[Clip], manifest_digest: str, precision: str
+) -> dict[str, Any]:
+    """What made a shard. The identity fields must agree for a shard to count as done."""
+    return {
+        "version": CACHE_VERSION,
+        "stage": stage.name,
+        "config": stage.config(preset),
+        "weights": weights,
+        "media": dataclasses.asdict(preset.media),
+        "dtype": preset.cache.dtype,
+        "clips": clips_digest(clips),
+        "manifest": manifest_digest,
+        "preset": preset.name,
+        "precision": precision,
+        "made_by": {
+            name: importlib.metadata.version(name) for name in ("torch", "transformers", "decord", "av", "numpy")
+        },
+    }

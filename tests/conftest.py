@@ -1,0 +1,49 @@
+"""Fixtures shared by all tests. Nothing here reaches a network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+from tests.recipe import official_state
+
+
+@pytest.fixture(scope="session")
+def official_files(tmp_path_factory):
+    """The official checkpoint files, at full width (TimeChat at two layers), in the authors' layouts."""
+    folder = tmp_path_factory.mktemp("official")
+    cavp = {f"module.{key}": value for key, value in official_state("cavp").items()}
+    cavp |= {"module.spec_encoder.conv0.weight": torch.zeros(3), "module.logit_scale": torch.tensor(1.0)}
+    torch.save({"state_dict": cavp, "epoch": 66}, folder / "cavp_epoch66.ckpt")
+
+    audiomae = official_state("audiomae")
+    audiomae |= {"decoder_pos_embed": torch.zeros(1, 3, 4), "decoder_blocks.0.norm1.weight": torch.ones(4)}
+    torch.save({"model": audiomae}, folder / "audiomae_16k_128bins.ckpt")
+
+    timechat = official_state("timechat_small")
+    vit = {
+        key.removeprefix("visual_encoder."): value
+        for key, value in timechat.items()
+        if key.startswith("visual_encoder.")
+    }
+    vit |= {
+        "blocks.39.norm1.weight": torch.ones(3),
+        "head.weight": torch.zeros(2),
+        "norm.weight": torch.ones(2),
+    }
+    torch.save(vit, folder / "eva_vit_g.pth")
+    frame = ("ln_vision.", "Qformer.", "query_tokens")
+    qformer = {key: value for key, value in timechat.items() if key.startswith(frame)}
+    # The official file has twelve layers and a language head; this one says so with one key of each.
+    qformer |= {
+        "Qformer.bert.encoder.layer.7.output.dense.bias": torch.zeros(3),
+        "Qformer.cls.bias": torch.zeros(3),
+    }
+    torch.save({"model": qformer}, folder / "instruct_blip_vicuna7b_trimmed.pth")
+    rest = {key: value for key, value in timechat.items() if key.startswith(("video_", "llama_proj."))}
+    rest |= {"llama_model.base_model.q_proj.lora_A.weight": torch.zeros(3)}
+    torch.save({"model": rest}, folder / "timechat_7b.pth")
+    return folder

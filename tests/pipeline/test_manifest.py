@@ -1,0 +1,132 @@
+import csv
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import InputError
+from pipeline.manifest import (
+    Clip,
+    clip_name,
+    clips_from_folder,
+    clips_from_vggsound,
+    clips_from_visualsound,
+    make_manifest,
+    parse_clip_name,
+    probe_clips,
+    read_manifest,
+    write_manifest,
+)
+from tests.media_factory import make_media
+
+youtube_ids = st.text("abcXYZ019_-", min_size=11, max_size=11)
+
+
+@given(youtube_ids, st.integers(0, 99_999))
+def test_every_file_name_convention_is_read_back(youtube_id, start):
+    assert parse_clip_name(clip_name(youtube_id, start)) == (youtube_id, start)
+    assert parse_clip_name(f"{youtube_id}_{start * 1000}_{(start + 10) * 1000}") == (youtube_id, start)
+    assert parse_clip_name(f"{youtube_id}_{start}_{start + 10}") == (youtube_id, start)
+
+
+@given(st.text(max_size=30))
+def test_other_names_never_raise(stem):
+    name = parse_clip_name(stem)
+    assert name is None or len(name[0]) == 11
+
+
+def write_csv(path, rows, header=None):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        if header:
+            writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def test_vggsound_finds_files_under_three_names(tmp_path):
+    ids = ["-aaaaaaaaaa", "bbbbbbbbbbb", "ccccccccccc", "ddddddddddd"]
+    table = write_csv(tmp_path / "vggsound.csv", [[i, 30 + n, "dog, barking", "train"] for n, i in enumerate(ids)])
+    videos = tmp_path / "videos"
+    make_media(videos / "train" / f"{ids[0]}_000030.mp4", seconds=0.5)
+    make_media(videos / f"{ids[1]}_31000_41000.mkv", seconds=0.5)
+    make_media(videos / "x" / "y" / f"{ids[2]}_32_42.mp4", seconds=0.5)
+    clips = {clip.youtube_id: clip for clip in probe_clips(clips_from_vggsound(table, videos))}
+    assert [clips[i].status for i in ids] == ["ok", "ok", "ok", "missing_file"]
+    assert clips[ids[0]].label == "dog, barking"
+    assert clips[ids[0]].clip_id == "-aaaaaaaaaa_000030"
+    assert clips[ids[0]].has_audio
+    assert clips[ids[0]].audio_rate == 16_000
+
+
+def test_visualsound_with_validation(tmp_path):
+    table = write_csv(
+        tmp_path / "visualsound.csv",
+        [["aaaaaaaaaaa", 1, "x", "train"], ["bbbbbbbbbbb", 2, "y", "train"], ["ccccccccccc", 3, "z", "test"]],
+        header=["filename", "start", "desc", "split"],
+    )
+    held_out = tmp_path / "validation.txt"
+    held_out.write_text("bbbbbbbbbbb_2000_12000\n")
+    clips = clips_from_visualsound(table, validation=held_out)
+    assert [clip.split for clip in clips] == ["train", "validation", "test"]
+    assert all(clip.status == "missing_file" for clip in clips)
+
+
+@pytest.mark.parametrize("row", [["aaaaaaaaaaa", "x", "l", "train"], ["aaaaaaaaaaa", "1"], ["a", "1", "l", "dev"]])
+def test_broken_rows_name_file_and_line(tmp_path, row):
+    table = write_csv(tmp_path / "v.csv", [["bbbbbbbbbbb", 1, "l", "test"], row])
+    with pytest.raises(InputError, match=r"v\.csv:2"):
+        clips_from_vggsound(table)
+
+
+def test_folder_gives_splits_labels_and_ids(tmp_path):
+    make_media(tmp_path / "test" / "dog_barking" / "abcdefghijk_000007.mp4", seconds=0.5)
+    make_media(tmp_path / "holiday.mp4", seconds=0.5)
+    make_media(tmp_path / "a" / "same.mp4", seconds=0.5)
+    make_media(tmp_path / "b" / "same.mp4", seconds=0.5)
+    clips = {clip.clip_id: clip for clip in clips_from_folder(tmp_path)}
+    assert set(clips) == {"abcdefghijk_000007", "holiday", "a__same", "b__same"}
+    assert clips["abcdefghijk_000007"].split == "test"
+    assert clips["abcdefghijk_000007"].label == "dog barking"
+    assert clips["holiday"].split == "train"
+    assert clips["holiday"].label == ""
+
+
+def test_folder_without_videos(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match="holds no videos"):
+        clips_from_folder(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        clips_from_folder(tmp_path / "nowhere")
+
+
+def some_clips(count):
+    return [Clip(f"clip{n:04d}", f"id{n}", n, f"label {n % 3}", "train", f"/v/{n}.mp4") for n in range(count)]
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 40), st.integers(1, 9))
+def test_shards_do_not_depend_on_the_order_of_discovery(random, count, size):
+    clips = some_clips(count)
+    shuffled = list(clips)
+    random.shuffle(shuffled)
+    one, other = make_manifest(clips, size), make_manifest(shuffled, size)
+    assert one == other
+    assert [clip for k in range(one.shard_count) for clip in one.shard(k)] == clips
+    assert one.digest == other.digest
+
+
+def test_round_trip_and_damage(tmp_path):
+    manifest = make_manifest(some_clips(5), 2)
+    path = tmp_path / "m.parquet"
+    write_manifest(manifest, path)
+    assert read_manifest(path) == manifest
+    assert [p.name for p in tmp_path.iterdir()] == ["m.parquet"]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="not a Parquet manifest"):
+        read_manifest(path)
+    with pytest.raises(InputError, match="does not exist"):
+        read_manifest(tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="no shard 3"):
+        manifest.shard(3)
+    with pytest.raises(InputError, match="twice"):
+        make_manifest([*some_clips(2), *some_clips(1)], 2)

@@ -1,0 +1,145 @@
+"""Both backends on awkward media: the frame shown at time t has grey level 10 + 20 t."""
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ClipError
+from pipeline.media import decode_clip, decode_waveform, probe
+from presets.config import MediaConfig
+from tests.media_factory import make_media, rotate, tone
+
+CONFIG = MediaConfig()
+BACKENDS = ["decord", "pyav"]
+
+
+def shown_times(clip):
+    """The times that the frames were made for, read back from their grey levels."""
+    return (clip.frames.mean(axis=(1, 2, 3)) - 10) / 20
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+class TestFrames:
+    def test_contract(self, tmp_path, backend):
+        clip = decode_clip(make_media(tmp_path / "a.mp4"), CONFIG, backend=backend)
+        assert clip.frames.shape == (40, 224, 224, 3)
+        assert clip.frames.dtype == np.uint8
+        assert clip.waveform.shape == (160_000,)
+        assert clip.waveform.dtype == np.float32
+        np.testing.assert_allclose(clip.times, np.arange(40) / 4)
+        late = clip.times - shown_times(clip)
+        assert late.min() > -0.01  # grey levels come back to within one
+        assert late.max() < 0.06  # never older than one frame at 20 per second
+
+    def test_variable_frame_rate_is_sampled_by_time(self, tmp_path, backend):
+        times = [*np.arange(0, 3, 0.1), *np.arange(3, 6, 0.5), *np.arange(6, 10, 0.04)]
+        clip = decode_clip(make_media(tmp_path / "a.mp4", times=times), CONFIG, backend=backend)
+        expected = [max(t for t in times if t <= moment + 1e-6) for moment in clip.times]
+        np.testing.assert_allclose(shown_times(clip), expected, atol=0.08)
+
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+    def test_late_video_stays_in_step_with_the_sound(self, tmp_path, backend, suffix):
+        click = np.zeros(160_000, np.float32)
+        click[32_000:32_200] = 0.8
+        path = make_media(tmp_path / f"a.{suffix}", video_start=0.7, audio=click)
+        clip = decode_clip(path, CONFIG, backend=backend)
+        np.testing.assert_allclose(shown_times(clip), np.maximum(clip.times - 0.7, 0), atol=0.06)
+        assert abs(np.argmax(np.abs(clip.waveform) > 0.2) - 32_000) < 100
+
+    def test_late_sound_is_preceded_by_zeros(self, tmp_path, backend):
+        click = np.zeros(160_000, np.float32)
+        click[32_000:32_200] = 0.8
+        clip = decode_clip(make_media(tmp_path / "a.mp4", audio_start=0.7, audio=click), CONFIG, backend=backend)
+        assert abs(np.argmax(np.abs(clip.waveform) > 0.2) - 32_000 - 0.7 * 16_000) < 100
+
+    def test_short_clip_is_zero_padded(self, tmp_path, backend):
+        clip = decode_clip(make_media(tmp_path / "a.mp4", seconds=3), CONFIG, backend=backend)
+        assert clip.frames[:12].mean() > 9
+        assert not clip.frames[12:].any()
+        assert np.abs(clip.waveform[:48_000]).max() > 0.2
+        assert not clip.waveform[50_000:].any()
+
+    def test_long_clip_is_cut_and_windows_start_anywhere(self, tmp_path, backend):
+        # levels repeat every 10 s so that they fit 8 bits
+        times = [n / 10 for n in range(250)]
+        values = [10 + 20 * (t % 10) for t in times]
+        path = make_media(tmp_path / "a.mp4", times=times, values=values, audio=tone(25))
+        clip = decode_clip(path, CONFIG, backend=backend, start=7.5)
+        expected = np.floor((clip.times + 7.5) * 10 + 1e-6) / 10 % 10
+        np.testing.assert_allclose(shown_times(clip), expected, atol=0.08)
+        assert np.abs(clip.waveform[-1000:]).max() > 0.2
+
+    def test_rotation_flag_is_obeyed(self, tmp_path, backend):
+        image = np.zeros((96, 128, 3), np.uint8)
+        image[:48, :64], image[:48, 64:], image[48:, :64] = [255, 0, 0], [0, 255, 0], [0, 0, 255]
+        path = rotate(make_media(tmp_path / "a.mp4", seconds=2, values=[image] * 40))
+        frame = decode_clip(path, CONFIG, backend=backend).frames[2].astype(int)
+        assert frame[50, 170].argmax() == 0
+        assert frame[50, 170, 0] > 200  # a quarter turn clockwise puts red on the right
+        assert frame[170, 170].argmax() == 1
+        assert frame[50, 50].argmax() == 2
+
+    @pytest.mark.parametrize("size", [(241, 333), (333, 241)])
+    def test_odd_sizes(self, tmp_path, backend, size):
+        clip = decode_clip(make_media(tmp_path / "a.mp4", size=size), CONFIG, backend=backend)
+        np.testing.assert_allclose(shown_times(clip), clip.times, atol=0.06)
+
+    def test_one_frame(self, tmp_path, backend):
+        path = make_media(tmp_path / "a.mp4", times=[0.0], audio=tone(10))
+        with pytest.raises(ClipError) as caught:
+            decode_clip(path, CONFIG, backend=backend)
+        assert caught.value.kind == "too_short"
+
+    def test_no_video(self, tmp_path, backend):
+        with pytest.raises(ClipError) as caught:
+            decode_clip(make_media(tmp_path / "a.mp4", video=False), CONFIG, backend=backend)
+        assert caught.value.kind == "no_video"
+
+    def test_truncated_after_the_index(self, tmp_path, backend):
+        path = make_media(tmp_path / "a.mp4", faststart=True, size=(240, 320))
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        with pytest.raises(ClipError) as caught:
+            decode_clip(path, CONFIG, backend=backend)
+        assert caught.value.kind in ("truncated", "unreadable")
+
+
+@pytest.mark.parametrize(("rate", "layout"), [(48_000, "5.1"), (8_000, "mono"), (44_100, "stereo"), (96_000, "mono")])
+def test_sound_of_any_rate_and_layout(tmp_path, rate, layout):
+    path = make_media(tmp_path / "a.mp4", audio=tone(10, rate), rate=rate, layout=layout, seconds=1)
+    waveform = decode_waveform(path, CONFIG)
+    spectrum = np.abs(np.fft.rfft(waveform[16_000:32_000]))
+    assert spectrum.argmax() == 440
+    assert np.abs(waveform).max() <= 1.0
+    assert np.abs(waveform[155_000:159_000]).max() > 0.1
+
+
+def test_no_audio_and_silence_still_give_frames(tmp_path):
+    clip = decode_clip(make_media(tmp_path / "a.mp4", audio=None), CONFIG)
+    assert clip.waveform is None
+    assert clip.audio_fault.kind == "no_audio"
+    muted = decode_clip(make_media(tmp_path / "b.mp4", audio=np.zeros(160_000)), CONFIG)
+    assert muted.audio_fault.kind == "silent"
+    assert muted.frames.any()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(None, "missing_file"), (b"", "empty_file"), (b"this is not a video\n" * 50, "unreadable")],
+)
+def test_files_that_are_no_media(tmp_path, content, kind):
+    path = tmp_path / "clip.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ClipError) as caught:
+        decode_clip(path, CONFIG)
+    assert caught.value.kind == kind
+    assert str(path) in caught.value.message
+    with pytest.raises(ClipError):
+        probe(path)
+
+
+def test_probe_reads_the_header(tmp_path):
+    info = probe(make_media(tmp_path / "a.mp4", size=(240, 320), fps=25, rate=44_100, audio=tone(10, 44_100)))
+    assert (info.width, info.height, info.has_audio, info.audio_rate) == (320, 240, True, 44_100)
+    assert info.fps == pytest.approx(25, rel=0.02)
+    assert info.duration_s == pytest.approx(10, abs=0.1)
