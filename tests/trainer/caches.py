@@ -1,0 +1,42 @@
+"""Synthetic caches for the trainer's tests."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.cache import ShardContent, Store, open_store
+from presets import load_preset
+
+
+def write_cache(folder, clips=24, shards=2, seed=0, widths=None, stages=("cavp", "timechat", "audiomae")) -> Store:
+    """A micro cache of random features; the target follows from the visual streams."""
+    random = np.random.default_rng(seed)
+    preset = load_preset("micro")
+    widths = {"cavp": preset.encoders.cavp.embedding, "timechat": 96, "audiomae": 96, **(widths or {})}
+    arrays = {
+        "cavp": random.standard_normal((clips, 40, widths["cavp"])),
+        "timechat": random.standard_normal((clips, 10, widths["timechat"])),
+    }
+    mixing = random.standard_normal((widths["cavp"] * 5, widths["audiomae"])) / 16
+    arrays["audiomae"] = arrays["cavp"].reshape(clips, 8, -1) @ mixing
+    store = open_store(folder)
+    splits = np.array(["validation" if n % 6 == 5 else "train" for n in range(clips)])
+    for stage in stages:
+        for shard, rows in enumerate(np.array_split(np.arange(clips), shards)):
+            fingerprint = {
+                "stage": stage,
+                "weights": f"{stage}-weights",
+                "media": {},
+                "config": {},
+                "dtype": "float16",
+                "preset": "micro",
+            }
+            content = ShardContent(
+                tuple(f"clip{n:03d}" for n in rows),
+                tuple(f"label {n % 3}" for n in rows),
+                tuple(splits[rows].tolist()),
+                fingerprint,
+                {"features": arrays[stage][rows].astype(np.float16)},
+            )
+            store.write(stage, shard, content)
+    return store

@@ -1,0 +1,171 @@
+"""MFM-Mapper: fused visual features -> 8 pooled AudioMAE vectors, autoregressively (paper section 3.4).
+
+The interface of every mapper is :class:`Mapper`; a new one is one file and one line in
+:func:`trainer.registry.build_mapper`.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import DynamicCache, GPT2Config, GPT2Model
+
+from pipeline.errors import WeightsError
+from presets.config import MapperConfig
+from trainer.fusion import FUSIONS
+
+
+@dataclass(frozen=True)
+class MapperSpec:
+    """All that is needed to rebuild a mapper, and what it was fitted on.
+
+    ``dimensions`` and ``lengths``: width and steps of each visual stream; ``target``: (T_c, D_c), the
+    paper's (8, 768). ``provenance``: fingerprints of the encoders, preset, epochs, metrics.
+    """
+
+    mapper: MapperConfig
+    dimensions: dict[str, int]
+    lengths: dict[str, int]
+    target: tuple[int, int]
+    loss: str = "mse"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class Mapper(nn.Module, ABC):
+    """Visual streams -> C. ``forward`` gives the training loss of each clip."""
+
+    spec: MapperSpec
+    gpt2: GPT2Model
+
+    @abstractmethod
+    def losses(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """Training loss of each clip, (B,)."""
+
+    @abstractmethod
+    def predict(self, visual: Mapping[str, Tensor]) -> Tensor:
+        """Visual streams (B, T, D) by encoder name -> C, (B, T_c, D_c), float32."""
+
+    def forward(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        return self.losses(visual, target)
+
+    def loss(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """Mean training loss of a batch, a scalar."""
+        return self.losses(visual, target).mean()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``; the folder is replaced as a whole."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(asdict(self.spec), indent=2))
+
+
+def error_per_clip(predicted: Tensor, target: Tensor, kind: str = "mse") -> Tensor:
+    """The paper's MSE of each clip: (1 / T_c) sum_i ||c_i - ĉ_i||², summed over D_c. ``l1``: AudioLDM-2's."""
+    difference = predicted.float() - target.float()
+    per_value = difference.abs() if kind == "l1" else difference.square()
+    return per_value.sum(dim=-1).mean(dim=-1)
+
+
+class GPT2Mapper(Mapper):
+    """[SOS, V_e, EOS, c_1 ... c_8] through GPT-2; the state before c_i predicts c_i.
+
+    Layout and learned SOS and EOS as AudioLDM-2 has them; EOS predicts c_1. The token embedding of
+    GPT-2 is never read, so it is not kept.
+    """
+
+    def __init__(self, spec: MapperSpec):
+        super().__init__()
+        self.spec = spec
+        config = spec.mapper
+        steps, width = spec.target
+        if width != config.width:
+            raise WeightsError(
+                f"the mapper's width is {config.width}, but the cached targets have {width} values: "
+                f"its last layer is the prediction, so the two must agree (mapper.width)"
+            )
+        dimensions = {name: spec.dimensions[name] for name in config.encoders}
+        lengths = {name: spec.lengths[name] for name in config.encoders}
+        self.fusion = FUSIONS[config.fusion](dimensions, lengths, width)
+        self.sos = nn.Parameter(0.02 * torch.randn(width))
+        self.eos = nn.Parameter(0.02 * torch.randn(width))
+        longest = self.fusion.length + 2 + steps
+        if longest > config.max_positions:
+            raise WeightsError(f"a sequence of {longest} does not fit mapper.max_positions = {config.max_positions}")
+        self.gpt2 = GPT2Model(
+            GPT2Config(
+                vocab_size=1,
+                n_positions=config.max_positions,
+                n_embd=width,
+                n_layer=config.layers,
+                n_head=config.heads,
+                resid_pdrop=config.dropout,
+                embd_pdrop=config.dropout,
+                attn_pdrop=config.dropout,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        )
+        self.gpt2.wte.weight.requires_grad_(False)
+
+    def prefix(self, visual: Mapping[str, Tensor]) -> Tensor:
+        """[SOS, V_e, EOS]: (B, T_e + 2, D)."""
+        fused = self.fusion({name: visual[name].float() for name in self.fusion.names})
+        batch = len(fused)
+        return torch.cat([self.sos.expand(batch, 1, -1), fused, self.eos.expand(batch, 1, -1)], dim=1)
+
+    def teacher_forced(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """Predictions of c_1 ... c_8 from the true c_1 ... c_7: (B, T_c, D_c)."""
+        prefix = self.prefix(visual)
+        inputs = torch.cat([prefix, target[:, :-1].to(prefix.dtype)], dim=1)
+        hidden = self.gpt2(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        return hidden[:, prefix.shape[1] - 1 :]
+
+    def losses(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        return error_per_clip(self.teacher_forced(visual, target), target, self.spec.loss)
+
+    @torch.no_grad()
+    def predict(self, visual: Mapping[str, Tensor], cached: bool = True) -> Tensor:
+        """Feed the model's own outputs back, T_c steps; ``cached`` keeps keys and values between steps."""
+        inputs = self.prefix(visual)
+        steps = self.spec.target[0]
+        outputs: list[Tensor] = []
+        memory = DynamicCache() if cached else None
+        for _ in range(steps):
+            result = self.gpt2(inputs_embeds=inputs, past_key_values=memory, use_cache=cached)
+            outputs.append(result.last_hidden_state[:, -1:])
+            inputs = outputs[-1] if cached else torch.cat([inputs, outputs[-1]], dim=1)
+        return torch.cat(outputs, dim=1).float()
+
+
+def read_spec(folder: str | Path) -> MapperSpec:
+    """``config.json`` of a saved mapper; raises :class:`WeightsError` if there is none or it is not ours."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"there is no trained mapper in {folder}: {path} does not exist (make train)")
+    try:
+        values = json.loads(path.read_text())
+        values["mapper"] = MapperConfig(**values["mapper"])
+        values["target"] = tuple(values["target"])
+        return MapperSpec(**values)
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} does not describe a mapper: {error}") from error
+
+
+def load_weights(mapper: Mapper, folder: str | Path) -> None:
+    path = Path(folder) / "model.safetensors"
+    try:
+        state = load_file(path)
+        mapper.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise WeightsError(f"{path} does not hold the weights that its config.json describes: {error}") from error

@@ -1,0 +1,28 @@
+"""Mappers by name, and :class:`MFMMapper`, which loads whichever one a folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from trainer.mapper import GPT2Mapper, Mapper, MapperSpec, load_weights, read_spec
+
+MAPPERS: dict[str, Callable[[MapperSpec], Mapper]] = {"gpt2": GPT2Mapper}
+
+
+def build_mapper(spec: MapperSpec) -> Mapper:
+    """A mapper with fresh weights; raises KeyError for an unknown kind."""
+    return MAPPERS[spec.mapper.kind](spec)
+
+
+class MFMMapper:
+    """``MFMMapper.from_pretrained(folder)`` -> a :class:`trainer.mapper.Mapper` in evaluation mode."""
+
+    @staticmethod
+    def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> Mapper:
+        """Load a folder that ``save_pretrained`` wrote; raises :class:`pipeline.errors.WeightsError`."""
+        mapper = build_mapper(read_spec(folder))
+        load_weights(mapper, folder)
+        return mapper.to(device).eval().requires_grad_(False)
