@@ -1,0 +1,63 @@
+# MFM-Mapper. `make` lists the targets; every variable can be given on the command line.
+PRESET   ?= micro
+MANIFEST ?= demo/clips
+CACHE    ?= cache/$(PRESET)
+RUN      ?= runs/$(PRESET)
+OUT      ?= outputs/$(PRESET)
+STAGE    ?= all
+SHARDS   ?= all
+FORMAT   ?= hdf5
+EXECUTOR ?= local
+ARGS     ?=
+# The CPU build where there is no GPU; TORCH=torch takes whatever pip thinks fits this machine.
+TORCH    ?= torch==2.13.0
+PYTHON   ?= python3
+
+VENV := .venv
+BIN  := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo clips extract train generate test lint clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  variables: PRESET MANIFEST CACHE RUN OUT STAGE SHARDS FORMAT EXECUTOR ARGS (see README.md)"
+
+setup: $(INSTALLED) ## install everything into .venv
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## from nothing to sound on the micro preset: render clips, extract, train, generate
+	$(BIN)/python -m manifests --out demo/clips --clips 36
+	$(BIN)/python -m pipeline extract --preset micro --manifest demo/clips --cache demo/cache
+	$(BIN)/python -m trainer --preset micro --cache demo/cache --run demo/run
+	$(BIN)/python -m generate --preset micro --cache demo/cache --run demo/run --out demo/out
+
+demo/clips: | $(INSTALLED)
+	$(BIN)/python -m manifests --out demo/clips --clips 36
+
+extract: $(INSTALLED) $(filter demo/clips,$(MANIFEST)) ## MANIFEST (Parquet or a folder of videos) -> features in CACHE
+	$(BIN)/python -m pipeline extract --preset $(PRESET) --manifest $(MANIFEST) --cache $(CACHE) \
+	  --stage $(STAGE) --shards $(SHARDS) --format $(FORMAT) --executor $(EXECUTOR) $(ARGS)
+
+train: $(INSTALLED) ## CACHE -> a trained mapper in RUN
+	$(BIN)/python -m trainer --preset $(PRESET) --cache $(CACHE) --run $(RUN) --format $(FORMAT) $(ARGS)
+
+generate: $(INSTALLED) ## CACHE and RUN -> wav, mp4, pictures and a page in OUT
+	$(BIN)/python -m generate --preset $(PRESET) --cache $(CACHE) --run $(RUN) --out $(OUT) --format $(FORMAT) $(ARGS)
+
+test: $(INSTALLED) ## all tests of the default suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove what demo made (never CACHE, RUN or OUT)
+	rm -rf demo

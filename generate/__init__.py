@@ -1,0 +1,1 @@
+"""Mapper predictions -> AudioLDM-2 -> wav and mp4."""

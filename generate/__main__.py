@@ -1,0 +1,103 @@
+"""``python -m generate``: sound for a split of a cached manifest, or for one video."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.console import command, out, progress, summary
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+@command
+def generate(
+    video: Annotated[Path | None, typer.Argument(help="one video; leave out to generate a split")] = None,
+    run: Annotated[Path, typer.Option(help="folder of the training run")] = Path("runs/micro"),
+    output: Annotated[Path, typer.Option("--out", "-o", help="folder; for one video the mp4 or wav")] = Path("outputs"),
+    label: Annotated[str, typer.Option(help="what is heard, for one video, like 'dog barking'")] = "",
+    manifest: Annotated[Path | None, typer.Option(help="Parquet manifest; default: the cache's own")] = None,
+    cache: Annotated[Path | None, typer.Option(help="feature cache of the manifest's clips")] = None,
+    split: Annotated[str, typer.Option(help="train, validation, test, all; auto: test if there is one")] = "auto",
+    preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
+    cache_format: Annotated[str, typer.Option("--format", help="hdf5")] = "hdf5",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
+) -> None:
+    """Generate sound; clips that are already there are left alone."""
+    from pipeline.runtime import choose_device, quiet_libraries
+    from presets import load_preset
+
+    quiet_libraries()
+    settings = load_preset(preset, assignments)
+    if settings.note:
+        out.print(f"note: {settings.note}")
+    if video is not None:
+        one_video(video, run, output, label, settings, choose_device(device))
+        return
+    from generate.sampling import load_sampler
+    from generate.split import choose_clips, generate_split
+    from pipeline.cache import open_store
+    from pipeline.errors import IncompleteError, InputError
+    from pipeline.manifest import read_manifest
+
+    if cache is None:
+        raise InputError("give a VIDEO, or --cache (and --manifest) to generate a split")
+    if manifest is None or manifest.is_dir():
+        manifest = cache / "manifest.parquet"
+    clips = choose_clips(read_manifest(manifest), split)
+    sampler = load_sampler(settings, run / "mapper", choose_device(device))
+    started = time.monotonic()
+    with progress() as bar:
+        task = bar.add_task("generate", total=len(clips), note="")
+        result = generate_split(
+            sampler,
+            open_store(cache, cache_format),
+            clips,
+            output,
+            lambda done, note: bar.update(task, advance=done, note=note),
+        )
+    example = next(iter(result.done or result.skipped), "")
+    summary(
+        "generate",
+        {
+            "clips": f"{len(result.done)} made, {len(result.skipped)} already there, {len(result.failed)} failed",
+            **{f"failed {clip_id}": reason for clip_id, reason in list(result.failed.items())[:10]},
+            "seconds": f"{time.monotonic() - started:.1f}",
+            **({"wav": output / "wav" / f"{example}.wav", "mp4": output / "mp4" / f"{example}.mp4"} if example else {}),
+            "report": output / "report.html",
+            "written to": output,
+        },
+    )
+    if result.failed:
+        raise IncompleteError(f"{len(result.failed)} of {len(clips)} clips could not be generated (named above)")
+
+
+def one_video(video: Path, run: Path, output: Path, label: str, settings, device: str) -> None:  # type: ignore[no-untyped-def]
+    from generate.mux import mux
+    from generate.video_to_audio import VideoToAudio
+    from pipeline.media import check_file
+    from pipeline.media_writing import write_wav
+
+    check_file(video)
+    started = time.monotonic()
+    model = VideoToAudio.from_pretrained(run / "mapper", settings, device)
+    waveform, rate = model(video, label)
+    path = output if output.suffix else output / f"{video.stem}.mp4"
+    if path.suffix == ".wav":
+        write_wav(path, waveform, rate)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mux(video, waveform, rate, path)
+    summary(
+        "generate",
+        {"label": label or "none", "seconds": f"{time.monotonic() - started:.1f}", "written to": path},
+    )
+
+
+if __name__ == "__main__":
+    app()

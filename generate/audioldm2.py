@@ -1,0 +1,302 @@
+"""AudioLDM-2 driven by the mapper: conditioning, DDIM with classifier-free guidance, VAE, vocoder.
+
+The components are diffusers' and transformers' own classes, loaded from a local diffusers folder
+(``cvssp/audioldm2``) or built at a preset's sizes with seeded weights. Only what is needed is loaded:
+of CLAP its text half, and that only to compute the negative condition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AudioLDM2ProjectionModel,
+    AudioLDM2UNet2DConditionModel,
+    AutoencoderKL,
+    DDIMScheduler,
+)
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    ClapTextConfig,
+    ClapTextModelWithProjection,
+    DynamicCache,
+    GPT2Config,
+    GPT2Model,
+    SpeechT5HifiGan,
+    SpeechT5HifiGanConfig,
+)
+
+from pipeline.encoders.base import fill_official, fill_seeded
+from pipeline.encoders.checkpoints import sha256_file, sha256_state
+from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
+from pipeline.errors import WeightsError
+from presets import Preset
+
+TOKENS = 8  # pooled AudioMAE vectors a clip
+MEL_FRAMES, MEL_BINS = 1024, 64  # 10.24 s at 10 ms
+SOURCE = "https://huggingface.co/cvssp/audioldm2 (CC BY-NC-SA 4.0: non-commercial, share alike)"
+COMPONENTS = ("unet", "vae", "vocoder", "scheduler", "text_encoder_2", "tokenizer_2")
+_NEGATIVE_ONLY = ("text_encoder", "tokenizer", "projection_model", "language_model")
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet attends to: ``tokens`` (B, 8, D), ``text`` (B, L, D_t), ``mask`` (B, L)."""
+
+    tokens: Tensor
+    text: Tensor
+    mask: Tensor
+
+    def expand(self, batch: int) -> Conditioning:
+        return Conditioning(*(value.expand(batch, *value.shape[1:]) for value in (self.tokens, self.text, self.mask)))
+
+    def padded(self, length: int) -> Conditioning:
+        """The text padded with masked zeros: both sides of the guidance need the same length."""
+        extra = length - self.text.shape[1]
+        text = nn.functional.pad(self.text, (0, 0, 0, extra))
+        return Conditioning(self.tokens, text, nn.functional.pad(self.mask, (0, extra)))
+
+
+class NegativeEncoder(nn.Module):
+    """AudioLDM-2's own way from a prompt to its 8 tokens: CLAP + FLAN-T5 -> projection -> GPT-2."""
+
+    def __init__(self, clap: Any, tokenizer: Any, projection_model: Any, language_model: Any):
+        super().__init__()
+        self.clap, self.tokenizer = clap, tokenizer
+        self.projection_model, self.language_model = projection_model, language_model
+
+    @torch.inference_mode()
+    def forward(self, prompt: str, text: Tensor, mask: Tensor) -> Tensor:
+        """Prompt and its FLAN-T5 embeddings (1, L, D_t) -> tokens (1, 8, D).
+
+        Our own cached loop: diffusers' ``generate_language_model`` fails for GPT2Model on
+        transformers 5 (diffusers issue 12630).
+        """
+        tokens = self.tokenizer([prompt], return_tensors="pt", truncation=True).to(text.device)
+        clap = self.clap(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
+        projected = self.projection_model(
+            hidden_states=nn.functional.normalize(clap, dim=-1)[:, None],
+            hidden_states_1=text,
+            attention_mask=mask.new_ones((1, 1)),
+            attention_mask_1=mask,
+        )
+        return run_language_model(self.language_model, projected.hidden_states, projected.attention_mask)
+
+
+def run_language_model(model: GPT2Model, inputs: Tensor, mask: Tensor, steps: int = TOKENS) -> Tensor:
+    """Feed GPT-2's own last state back, keys and values kept: (B, S, D) -> (B, steps, D)."""
+    memory, outputs = DynamicCache(), []
+    for _ in range(steps):
+        hidden = model(inputs_embeds=inputs, attention_mask=mask, past_key_values=memory).last_hidden_state
+        inputs = hidden[:, -1:]
+        outputs.append(inputs)
+        mask = nn.functional.pad(mask, (0, 1), value=1)
+    return torch.cat(outputs, dim=1)
+
+
+class AudioLDM2:
+    """Conditioning -> waveform. Build with :func:`load_audioldm2`."""
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        vocoder: Any,
+        scheduler: Any,
+        flan_t5: FlanT5,
+        load_negative: Callable[[], NegativeEncoder],
+        fingerprint: str,
+    ):
+        self.unet, self.vae, self.vocoder, self.scheduler = unet, vae, vocoder, scheduler
+        self.flan_t5, self._load_negative, self.fingerprint = flan_t5, load_negative, fingerprint
+        self._negatives: dict[str, Conditioning] = {}
+        self._texts: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.unet.config.in_channels, MEL_FRAMES // scale, MEL_BINS // scale
+
+    @property
+    def sample_rate(self) -> int:
+        return int(self.vocoder.config.sampling_rate)
+
+    def encode_labels(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """FLAN-T5 embeddings (B, L, D_t) and mask (B, L); each distinct label is encoded once."""
+        for label in dict.fromkeys(labels):
+            if label not in self._texts:
+                text, mask = self.flan_t5.encode([label])
+                self._texts[label] = text[0], mask[0]
+        texts = nn.utils.rnn.pad_sequence([self._texts[label][0] for label in labels], batch_first=True)
+        masks = nn.utils.rnn.pad_sequence([self._texts[label][1] for label in labels], batch_first=True)
+        return texts, masks
+
+    def negative(self, prompt: str) -> Conditioning:
+        """The negative condition, computed once a prompt: AudioLDM-2's own tokens and FLAN-T5."""
+        if prompt not in self._negatives:
+            text, mask = self.flan_t5.encode([prompt])
+            tokens = self._load_negative().to(self.device).eval()(prompt, text, mask)
+            self._negatives[prompt] = Conditioning(tokens, text, mask)
+        return self._negatives[prompt]
+
+    def noise(self, clip_ids: Sequence[str], seed: int) -> Tensor:
+        """Start noise (B, C, H, W) that follows from clip id and seed alone, whatever the batch."""
+        noise = []
+        for clip_id in clip_ids:
+            digest = hashlib.sha256(f"{seed}/{clip_id}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            noise.append(torch.randn(self.latent_shape, generator=generator))
+        return torch.stack(noise).to(self.device)
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        positive: Conditioning,
+        negative: Conditioning,
+        latents: Tensor,
+        *,
+        steps: int,
+        guidance_scale: float,
+        eta: float = 0.0,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """Latents (B, C, H, W) from noise, with classifier-free guidance (paper section 4.1.2)."""
+        batch = len(latents)
+        length = max(positive.text.shape[1], negative.text.shape[1])
+        sides = negative.expand(batch).padded(length), positive.padded(length)
+        tokens, text, mask = (torch.cat([getattr(side, name) for side in sides]) for name in ("tokens", "text", "mask"))
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps, device=latents.device)
+        extra = {"eta": eta} if "eta" in inspect.signature(scheduler.step).parameters else {}
+        latents = latents * scheduler.init_noise_sigma
+        for time in scheduler.timesteps:
+            model_input = scheduler.scale_model_input(torch.cat([latents, latents]), time)
+            noise = self.unet(
+                model_input,
+                time,
+                encoder_hidden_states=tokens,
+                encoder_hidden_states_1=text,
+                encoder_attention_mask_1=mask,
+                return_dict=False,
+            )[0]
+            unconditional, conditional = noise.chunk(2)
+            noise = unconditional + guidance_scale * (conditional - unconditional)
+            latents = scheduler.step(noise, time, latents, **extra).prev_sample
+            on_step()
+        return latents
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, samples: int) -> Tensor:
+        """Latents -> mel -> waveform (B, samples), float32 on the CPU."""
+        mel = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        waveform = self.vocoder(mel.squeeze(1))
+        return waveform[:, :samples].float().cpu()
+
+
+def _build(preset: Preset) -> tuple[dict[str, Any], Callable[[], NegativeEncoder]]:
+    """Components at the preset's sizes with seeded weights; the negative branch waits until it is used."""
+    config = preset.audioldm2
+    width, text = preset.encoders.audiomae.width, preset.encoders.flan_t5.width
+    seed = preset.weights.seed
+
+    def seeded(make: Callable[[], Any], offset: int) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + offset)
+            return make()
+
+    def negative() -> NegativeEncoder:
+        tokenizer = byte_tokenizer(preset.encoders.flan_t5.max_tokens)
+        clap = ClapTextConfig(**config.clap, vocab_size=max(512, len(tokenizer)))
+        return NegativeEncoder(
+            seeded(lambda: ClapTextModelWithProjection(clap), 5),
+            tokenizer,
+            seeded(lambda: AudioLDM2ProjectionModel(clap.projection_dim, text, width), 6),
+            seeded(lambda: GPT2Model(GPT2Config(**config.language_model)), 7),
+        ).requires_grad_(False)
+
+    parts = {
+        "unet": seeded(lambda: AudioLDM2UNet2DConditionModel(**config.unet), 1),
+        "vae": seeded(lambda: AutoencoderKL(**config.vae), 2),
+        "vocoder": seeded(lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config.vocoder)), 3),
+        "flan_t5": seeded(lambda: FlanT5(preset.encoders.flan_t5), 4),
+        "scheduler": DDIMScheduler(**config.scheduler),
+    }
+    fill_seeded(parts["flan_t5"])
+    return parts, negative
+
+
+def _load(folder: Path, preset: Preset) -> tuple[dict[str, Any], Callable[[], NegativeEncoder]]:
+    local: dict[str, Any] = {"local_files_only": True}
+
+    def part(kind: Any, name: str) -> Any:
+        try:
+            return kind.from_pretrained(folder / name, **local)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise WeightsError(f"{folder / name} cannot be loaded: {str(error)[:400]}") from error
+
+    def negative() -> NegativeEncoder:
+        if missing := [name for name in _NEGATIVE_ONLY if not (folder / name).is_dir()]:
+            raise WeightsError(f"{folder} lacks {', '.join(missing)}, needed for the negative prompt; from {SOURCE}")
+        return NegativeEncoder(
+            part(ClapTextModelWithProjection, "text_encoder"),
+            part(AutoTokenizer, "tokenizer"),
+            part(AudioLDM2ProjectionModel, "projection_model"),
+            part(GPT2Model, "language_model"),
+        ).requires_grad_(False)
+
+    flan_t5 = FlanT5(preset.encoders.flan_t5)
+    fill_official(flan_t5, {name: folder / name for name in ("text_encoder_2", "tokenizer_2")})
+    parts = {
+        "unet": part(AudioLDM2UNet2DConditionModel, "unet"),
+        "vae": part(AutoencoderKL, "vae"),
+        "vocoder": part(SpeechT5HifiGan, "vocoder"),
+        "scheduler": part(DDIMScheduler, "scheduler"),
+        "flan_t5": flan_t5,
+    }
+    return parts, negative
+
+
+def _fingerprint(parts: dict[str, Any], folder: Path | None) -> str:
+    digest = hashlib.sha256()
+    for name in ("unet", "vae", "vocoder"):
+        if folder is None:
+            digest.update(sha256_state(parts[name].state_dict()).encode())
+        else:
+            for path in sorted((folder / name).glob("*")):
+                digest.update(f"{name}/{path.name}={sha256_file(path)}".encode())
+    scheduler = {k: v for k, v in parts["scheduler"].config.items() if not k.startswith("_")}
+    digest.update(json.dumps(scheduler, sort_keys=True, default=str).encode())
+    digest.update(parts["flan_t5"].fingerprint.encode())
+    return digest.hexdigest()[:32]
+
+
+def load_audioldm2(preset: Preset, device: str | torch.device = "cpu") -> AudioLDM2:
+    """AudioLDM-2 of a preset: seeded at its sizes, or the diffusers folder ``<weights.folder>/audioldm2``.
+
+    Raises :class:`pipeline.errors.WeightsError` naming what is missing, its source and licence.
+    """
+    folder: Path | None = None
+    if preset.weights.source == "seeded":
+        parts, negative = _build(preset)
+    else:
+        folder = Path(preset.weights.folder) / "audioldm2"
+        if missing := [name for name in COMPONENTS if not (folder / name).is_dir()]:
+            raise WeightsError(f"AudioLDM-2 is missing: {folder} lacks {', '.join(missing)}; get it from {SOURCE}")
+        parts, negative = _load(folder, preset)
+    fingerprint = _fingerprint(parts, folder)
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            part.to(device).eval().requires_grad_(False)
+    return AudioLDM2(**parts, load_negative=negative, fingerprint=fingerprint)

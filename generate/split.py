@@ -1,0 +1,152 @@
+"""Generate for a whole split from cached features; rerunning goes on where it stopped.
+
+OUT/wav/<clip id>.wav (10 s), OUT/wav_8s (the crop that evaluation reads), OUT/mp4, OUT/png, OUT/truth,
+OUT/report.html and OUT/settings.json. The wav is written last: a clip that has it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from generate.mux import mux
+from generate.pictures import draw_clip
+from generate.sampling import Sampler
+from pipeline.cache import Store
+from pipeline.errors import CacheError, ClipError, InputError
+from pipeline.manifest import Clip, Manifest
+from pipeline.media import DecodedClip, decode_clip, is_silent
+from pipeline.media_writing import replacing, write_wav
+from trainer.data import join
+
+EVALUATION_SECONDS = 8  # paper section 4.2
+
+
+@dataclass
+class Outcome:
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # clip id -> reason
+
+
+def choose_clips(manifest: Manifest, split: str) -> list[Clip]:
+    """Clips of a split; ``auto`` is test, else whatever is not train, else all.
+
+    Raises :class:`InputError` for a split without clips.
+    """
+    if split != "auto":
+        chosen = [clip for clip in manifest.clips if split in ("all", clip.split)]
+        if not chosen:
+            counts = ", ".join(f"{name} {n}" for name, n in sorted(manifest.counts()["split"].items()))
+            raise InputError(f"the manifest has no clip of split '{split}': it has {counts}")
+        return chosen
+    for wanted in (("test",), ("validation", "test"), ("train", "validation", "test")):
+        chosen = [clip for clip in manifest.clips if clip.split in wanted]
+        if chosen:
+            return chosen
+    raise InputError("the manifest has no clips")
+
+
+def prepare_folder(out: Path, settings: dict[str, Any]) -> None:
+    """Record what makes the outputs; raises :class:`CacheError` if others are already there."""
+    path = out / "settings.json"
+    if path.is_file():
+        saved = json.loads(path.read_text())
+        different = [name for name, value in settings.items() if saved.get(name) != value]
+        if different:
+            raise CacheError(
+                f"{out} holds sound made with another {', '.join(different)}: use another OUT folder, or delete it"
+            )
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=1))
+
+
+def generate_split(
+    sampler: Sampler,
+    store: Store,
+    clips: Sequence[Clip],
+    out: str | Path,
+    on_clip: Callable[[int, str], None] = lambda clips, note: None,
+) -> Outcome:
+    """Generate every clip that is not there yet; a clip that cannot be made is named, not fatal."""
+    out = Path(out)
+    joined = join(store, sampler.encoders)
+    sampler.check_encoders({name: made["weights"] for name, made in joined.provenance.items()})
+    prepare_folder(out, sampler.settings())
+    outcome = Outcome()
+    rows = {clip_id: row for row, clip_id in enumerate(joined.clip_ids)}
+    todo: list[Clip] = []
+    for clip in clips:
+        if (out / "wav" / f"{clip.clip_id}.wav").is_file():
+            outcome.skipped.append(clip.clip_id)
+        elif clip.clip_id not in rows:
+            outcome.failed[clip.clip_id] = joined.left_out.get(clip.clip_id, "no cached visual features")
+        else:
+            todo.append(clip)
+    on_clip(len(clips) - len(todo), "")
+    size = sampler.preset.generation.batch
+    for first in range(0, len(todo), size):
+        batch = todo[first : first + size]
+        visual = {
+            name: joined.arrays[name][[rows[clip.clip_id] for clip in batch]].float() for name in sampler.encoders
+        }
+        waveforms = sampler.generate(visual, [clip.label for clip in batch], [clip.clip_id for clip in batch])
+        for clip, waveform in zip(batch, waveforms, strict=True):
+            try:
+                write_clip(sampler, clip, waveform, out)
+                outcome.done.append(clip.clip_id)
+            except ClipError as error:
+                outcome.failed[clip.clip_id] = str(error)
+        on_clip(len(batch), batch[-1].label)
+    write_report(sampler, clips, out)
+    return outcome
+
+
+def write_clip(sampler: Sampler, clip: Clip, waveform: np.ndarray, out: Path) -> None:
+    """All files of one clip, the wav last."""
+    media, rate = sampler.preset.media, sampler.audioldm2.sample_rate
+    if is_silent(waveform, media):
+        raise ClipError("silent", f"the generated waveform stays under {media.silence_threshold_db:g} dB")
+    decoded: DecodedClip = decode_clip(clip.path, media)
+    truth = decoded.waveform
+    (out / "mp4").mkdir(parents=True, exist_ok=True)
+    mux(clip.path, waveform, rate, out / "mp4" / f"{clip.clip_id}.mp4")
+    title = f"{clip.label or 'no label'} ({clip.clip_id})"
+    draw_clip(out / "png" / f"{clip.clip_id}.png", title, decoded.frames, waveform, truth, media.seconds)
+    if truth is not None:
+        write_wav(out / "truth" / f"{clip.clip_id}.wav", truth, media.sample_rate)
+    write_wav(out / "wav_8s" / f"{clip.clip_id}.wav", waveform[: EVALUATION_SECONDS * rate], rate)
+    write_wav(out / "wav" / f"{clip.clip_id}.wav", waveform, rate)
+
+
+def write_report(sampler: Sampler, clips: Sequence[Clip], out: Path, most: int = 50) -> Path:
+    """One static page: players, frames and spectrograms of at most ``most`` clips."""
+    rows: list[dict[str, str]] = []
+    for clip in clips:
+        files = {
+            "wav": out / "wav" / f"{clip.clip_id}.wav",
+            "mp4": out / "mp4" / f"{clip.clip_id}.mp4",
+            "png": out / "png" / f"{clip.clip_id}.png",
+            "truth": out / "truth" / f"{clip.clip_id}.wav",
+        }
+        if files["wav"].is_file() and len(rows) < most:
+            links = {name: path.relative_to(out).as_posix() if path.is_file() else "" for name, path in files.items()}
+            rows.append({"clip_id": clip.clip_id, "label": clip.label, **links})
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
+    page = environment.get_template("report.html.j2").render(
+        title="MFM-Mapper: generated sound beside the truth",
+        note=sampler.preset.note,
+        settings={"preset": sampler.preset.name, **sampler.settings()},
+        clips=rows,
+    )
+    path = out / "report.html"
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path

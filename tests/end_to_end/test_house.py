@@ -1,0 +1,51 @@
+"""Rules of the house that a machine can check."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Who may import whom: data flows one way.
+ALLOWED = {
+    "presets": set(),
+    "pipeline": {"presets"},
+    "manifests": {"presets", "pipeline"},
+    "trainer": {"presets", "pipeline"},
+    "generate": {"presets", "pipeline", "trainer"},
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", list(ALLOWED))
+def test_imports_point_one_way(package):
+    for path in (ROOT / package).rglob("*.py"):
+        ours = {name.split(".")[0] for name in imports(path)} & set(ALLOWED)
+        assert ours <= ALLOWED[package] | {package}, path
+        if package == "trainer":
+            encoders = {n for n in imports(path) if n.startswith("pipeline.encoders")}
+            assert encoders <= {"pipeline.encoders.checkpoints"}, f"{path}: the trainer knows nothing of encoders"
+
+
+def test_make_alone_lists_every_target():
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"setup", "demo", "extract", "train", "generate", "test"} <= targets
+    assert all(f"make {target} " in listed for target in targets)
+
+
+def test_readme_names_only_targets_and_options_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z][a-z-]+)", readme)) <= targets
+    for link in re.findall(r"\]\((?!http)([^)#]+)", readme):
+        assert (ROOT / link).exists(), link

@@ -1,0 +1,167 @@
+"""Our sampler against diffusers' own pipeline, and the negative condition against CLAP's own features."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AudioLDM2Pipeline
+from transformers import ClapConfig, ClapModel, ClapTextModelWithProjection
+
+from generate.audioldm2 import Conditioning, load_audioldm2, run_language_model
+from pipeline.errors import WeightsError
+from presets import load_preset
+
+STEPS, GUIDANCE, SAMPLES = 4, 3.5, 160_000
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_audioldm2(load_preset("micro"))
+
+
+def conditioning(model, labels, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    text, mask = model.encode_labels(labels)
+    return Conditioning(torch.randn(len(labels), 8, 96, generator=generator), text, mask)
+
+
+def sample(model, positive, latents):
+    negative = model.negative("low quality, average quality")
+    out = model.denoise(positive, negative, latents, steps=STEPS, guidance_scale=GUIDANCE)
+    return model.decode(out, SAMPLES)
+
+
+def test_equals_the_diffusers_pipeline(model):
+    negative_branch = model._load_negative()
+    pipeline = AudioLDM2Pipeline(
+        vae=model.vae,
+        text_encoder=None,
+        text_encoder_2=model.flan_t5.model,
+        projection_model=None,
+        language_model=negative_branch.language_model,
+        tokenizer=None,
+        tokenizer_2=None,
+        feature_extractor=None,
+        unet=model.unet,
+        scheduler=model.scheduler,
+        vocoder=model.vocoder,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    positive = conditioning(model, ["dog barking"])
+    negative = model.negative("low quality, average quality")
+    length = max(positive.text.shape[1], negative.text.shape[1])
+    one, other = positive.padded(length), negative.padded(length)
+    latents = model.noise(["clip"], 0)
+    theirs = pipeline(
+        prompt_embeds=one.text,
+        attention_mask=one.mask,
+        generated_prompt_embeds=one.tokens,
+        negative_prompt_embeds=other.text,
+        negative_attention_mask=other.mask,
+        negative_generated_prompt_embeds=other.tokens,
+        latents=latents,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        audio_length_in_s=10.24,
+    ).audios[0]
+    ours = sample(model, positive, latents)[0].numpy()
+    theirs = theirs[: len(ours)]
+    assert np.abs(ours).max() > 1e-3
+    assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 1e-4
+
+
+def test_a_clip_does_not_depend_on_its_batch(model):
+    labels = ["dog", "a very long label, longer than the others", "", "cat", "x", "y", "bird", "dog"]
+    ids = [f"clip{n}" for n in range(8)]
+    batch = conditioning(model, labels)
+    together = sample(model, batch, model.noise(ids, 3))
+    for row, clip_id in enumerate(ids):
+        text, mask = model.encode_labels([labels[row]])
+        alone = sample(model, Conditioning(batch.tokens[row : row + 1], text, mask), model.noise([clip_id], 3))
+        assert (together[row] - alone[0]).norm() / alone.norm() < 1e-3
+
+
+def test_tokens_text_and_guidance_matter(model):
+    latents = model.noise(["a"], 0)
+    base = conditioning(model, ["dog barking"])
+    first = sample(model, base, latents)
+    tokens = sample(model, Conditioning(base.tokens * -1, base.text, base.mask), latents)
+    text = sample(model, Conditioning(base.tokens, *model.encode_labels(["rain falling"])), latents)
+    for other in (
+        tokens,
+        text,
+        sample(model, base, model.noise(["b"], 0)),
+        sample(model, base, model.noise(["a"], 1)),
+    ):
+        assert (first - other).norm() / first.norm() > 1e-3
+    torch.testing.assert_close(first, sample(model, base, latents), atol=0, rtol=0)
+
+
+def test_masked_text_has_no_effect(model):
+    base = conditioning(model, ["dog"])
+    longer = base.padded(base.text.shape[1] + 7)
+    noisy = Conditioning(longer.tokens, longer.text + (1 - longer.mask[..., None]) * 5.0, longer.mask)
+    latents = model.noise(["a"], 0)
+    one, other = sample(model, base, latents), sample(model, noisy, latents)
+    assert (one - other).norm() / one.norm() < 1e-4
+
+
+def test_negative_text_features_are_clap_s_own(model):
+    branch = model._load_negative()
+    text_config = branch.clap.config
+    whole = ClapModel(
+        ClapConfig(
+            text_config=text_config.to_dict(),
+            audio_config={
+                "depths": [1],
+                "num_attention_heads": [1],
+                "patch_embeds_hidden_size": 8,
+                "hidden_size": 8,
+            },
+            projection_dim=text_config.projection_dim,
+        )
+    ).eval()
+    half = ClapTextModelWithProjection(text_config).eval()
+    half.load_state_dict({k: v for k, v in whole.state_dict().items() if k.startswith("text_")})
+    tokens = branch.tokenizer(["low quality"], return_tensors="pt")
+    theirs = whole.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask)
+    theirs = getattr(theirs, "pooler_output", theirs)
+    ours = torch.nn.functional.normalize(half(tokens.input_ids, tokens.attention_mask).text_embeds, dim=-1)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_cached_language_model_equals_the_uncached_loop(model):
+    language_model = model._load_negative().language_model.eval()
+    inputs, mask = torch.randn(1, 9, 96), torch.ones(1, 9, dtype=torch.long)
+    sequence = inputs
+    for _ in range(8):
+        hidden = language_model(inputs_embeds=sequence).last_hidden_state
+        sequence = torch.cat([sequence, hidden[:, -1:]], dim=1)
+    ours = run_language_model(language_model, inputs, mask)
+    torch.testing.assert_close(ours, sequence[:, -8:], atol=1e-5, rtol=1e-5)
+
+
+def test_labels_are_encoded_once(model):
+    calls = []
+    encode, model.flan_t5.encode = (
+        model.flan_t5.encode,
+        lambda labels: (calls.append(labels), encode(labels))[1],
+    )
+    try:
+        model.encode_labels(["new label"] * 3)
+        model.encode_labels(["new label"])
+    finally:
+        del model.flan_t5.encode
+    assert calls == [["new label"]]
+
+
+def test_missing_official_weights_name_source_and_licence(tmp_path):
+    with pytest.raises(WeightsError) as caught:
+        load_audioldm2(load_preset("paper", [f"weights.folder={tmp_path}"]))
+    for word in ("unet", "cvssp/audioldm2", "CC BY-NC-SA 4.0"):
+        assert word in str(caught.value)
+
+
+def test_fingerprint_follows_the_weights(model):
+    assert load_audioldm2(load_preset("micro")).fingerprint == model.fingerprint
+    other = load_audioldm2(load_preset("micro", ["weights.seed=9"]))
+    assert other.fingerprint != model.fingerprint
