@@ -77,6 +77,7 @@ def extract(
     executor: Annotated[str, typer.Option(help="local: this process")] = "local",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (autocast)")] = "float32",
+    compile_models: Annotated[bool, typer.Option("--compile", help="torch.compile the encoders")] = False,
     rebuild: Annotated[bool, typer.Option(help="make shards again that other weights or settings made")] = False,
     assignments: SetOption = [],  # noqa: B006
 ) -> None:
@@ -111,6 +112,7 @@ def extract(
             names,
             device=choose_device(device),
             precision=precision,  # type: ignore[arg-type]
+            compile_models=compile_models,
             rebuild=rebuild,
             on_clip=lambda clips: bar.advance(task, clips),
         ) as extractor:
@@ -124,6 +126,32 @@ def extract(
     if settings.note:
         out.print(f"note: {settings.note}")
     summary("extract", extractor.report.rows(store))
+
+
+@app.command()
+@command
+def weights(
+    preset: PresetOption = "paper",
+    assignments: SetOption = [],  # noqa: B006
+) -> None:
+    """List every official file that a preset needs: found or not, size, sha256, source, licence."""
+    from pipeline.encoders import weight_files
+    from pipeline.errors import WeightsError
+    from presets import load_preset
+
+    settings = load_preset(preset, assignments)
+    if settings.weights.source == "seeded":
+        out.print(f"preset '{settings.name}' needs no files: its weights are drawn from seed {settings.weights.seed}")
+        return
+    missing = 0
+    for row in weight_files(settings):
+        missing += not row.found
+        state = f"found    {row.bytes / 1e9:.2f} GB  sha256 {row.sha256}" if row.found else "MISSING"
+        out.print(
+            f"{state}  {row.path}\n         about {row.file.size_gb:g} GB from {row.file.source}; {row.file.licence}"
+        )
+    if missing:
+        raise WeightsError(f"{missing} official files are missing in '{settings.weights.folder}'")
 
 
 def manifest_of_folder(folder: Path, cache: Path, clips_per_shard: int):  # type: ignore[no-untyped-def]

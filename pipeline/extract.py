@@ -96,6 +96,7 @@ class Extractor:
         *,
         device: str = "cpu",
         precision: Precision = "float32",
+        compile_models: bool = False,
         rebuild: bool = False,
         retry_failed: bool = False,
         on_clip: Callable[[int], None] = lambda clips: None,
@@ -111,7 +112,7 @@ class Extractor:
             rebuild,
             retry_failed,
         )
-        self.on_clip = on_clip
+        self.on_clip, self.compile_models = on_clip, compile_models
         self.report = Report()
         self._encoders: dict[str, Encoder] = {}
         self._pool = DecodePool(preset.media, preset.cache.decode_workers, preset.cache.decode_timeout_seconds)
@@ -124,7 +125,7 @@ class Extractor:
 
     def encoder(self, stage: Stage) -> Encoder:
         if stage.name not in self._encoders:
-            self._encoders[stage.name] = stage.load(self.preset, self.device, self.precision)
+            self._encoders[stage.name] = stage.load(self.preset, self.device, self.precision, self.compile_models)
         return self._encoders[stage.name]
 
     def fingerprint(self, stage: Stage, shard: int) -> dict[str, Any]:

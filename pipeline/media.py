@@ -118,6 +118,18 @@ def _pick(starts: np.ndarray, end: float, targets: np.ndarray) -> np.ndarray:
     return np.where(targets < end - _TIME_TOLERANCE, indices, -1)
 
 
+def _rgb(frame: Any, config: MediaConfig) -> np.ndarray:
+    """A decoded PyAV frame, upright, as uint8 (size, size, 3)."""
+    size = config.frame_size
+    if config.resize == "swscale":  # straight from YUV, as decord's filter graph does
+        image = frame.reformat(size, size, format="rgb24", interpolation="BILINEAR").to_ndarray()
+    else:
+        image = frame.to_ndarray(format="rgb24")
+    if frame.rotation:
+        image = np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
+    return image if config.resize == "swscale" else resize_frame(image, size)
+
+
 def _frames_pyav(path: Path, config: MediaConfig, start: float) -> np.ndarray:
     targets = start + np.arange(config.frames) / config.frames_per_second
     frames = np.zeros((config.frames, config.frame_size, config.frame_size, 3), np.uint8)
@@ -137,10 +149,7 @@ def _frames_pyav(path: Path, config: MediaConfig, start: float) -> np.ndarray:
             while index < config.frames and targets[index] + _TIME_TOLERANCE < until:
                 if image is None:
                     assert previous is not None
-                    image = previous.to_ndarray(format="rgb24")
-                    if previous.rotation:
-                        image = np.ascontiguousarray(np.rot90(image, previous.rotation // 90))
-                    image = resize_frame(image, config.frame_size)
+                    image = _rgb(previous, config)
                 frames[index] = image
                 index += 1
             return index
@@ -184,17 +193,19 @@ def _frames_decord(path: Path, config: MediaConfig, start: float) -> np.ndarray:
         late = float((stream.start_time or 0) * stream.time_base) - _origin(container)
         claimed = _stream_seconds(stream)
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        size = config.frame_size
+        own = config.resize == "swscale"  # decord's resize, the one TimeChat's loader uses
+        reader = decord.VideoReader(str(path), num_threads=1, **({"width": size, "height": size} if own else {}))
         stamps = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)
         starts, ends = stamps[:, 0] - stamps[0, 0] + late, stamps[:, 1] - stamps[0, 0] + late
         targets = start + np.arange(config.frames) / config.frames_per_second
         picked = _pick(starts, float(ends[-1]), targets)
-        frames = np.zeros((config.frames, config.frame_size, config.frame_size, 3), np.uint8)
+        frames = np.zeros((config.frames, size, size, 3), np.uint8)
         wanted = [int(index) for index in np.unique(picked[picked >= 0])]
         for position in range(0, len(wanted), 8):  # 8 full-size frames at a time bound the memory
             indices = wanted[position : position + 8]
             for index, image in zip(indices, reader.get_batch(indices).asnumpy(), strict=True):
-                frames[picked == index] = resize_frame(image, config.frame_size)
+                frames[picked == index] = image if own else resize_frame(image, size)
     except ClipError:
         raise
     except Exception as error:  # decord raises RuntimeError, DECORDError and IndexError alike

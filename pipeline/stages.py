@@ -31,8 +31,8 @@ class Stage:
     name: str
     reads: Literal["frames", "waveform"]
 
-    def load(self, preset: Preset, device: str, precision: Precision) -> Encoder:
-        return load_encoder(self.name, preset=preset, device=device, precision=precision)
+    def load(self, preset: Preset, device: str, precision: Precision, compile_models: bool = False) -> Encoder:
+        return load_encoder(self.name, preset=preset, device=device, precision=precision, compile=compile_models)
 
     def config(self, preset: Preset) -> dict[str, Any]:
         return dataclasses.asdict(getattr(preset.encoders, self.name))

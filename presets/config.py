@@ -30,6 +30,7 @@ class MediaConfig:
     frame_size: int = 224
     sample_rate: int = 16_000
     backend: Literal["decord", "pyav"] = "decord"
+    resize: Literal["antialiased", "swscale"] = "antialiased"  # CAVP's (PIL bilinear), or TimeChat's (decord)
     silence_threshold_db: float = -60.0  # peak level relative to full scale
 
     @property

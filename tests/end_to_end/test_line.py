@@ -193,3 +193,10 @@ def test_reports_are_json(line):
     values = json.loads(reports[0].read_text())
     assert values["clips_done"] == {"cavp": 6, "timechat": 6, "audiomae": 6}
     assert set(values["seconds"]) == {"decode", "encode", "write", "total"}
+
+
+def test_weights_command(tmp_path):
+    text = run("pipeline", "weights", "--preset", "paper", "--set", f"weights.folder={tmp_path}", code=5)
+    assert text.count("MISSING") >= 13
+    assert "CC BY-NC-SA 4.0" in text
+    assert "no files" in run("pipeline", "weights", "--preset", "micro")

@@ -1,0 +1,35 @@
+import hashlib
+
+import torch
+
+from pipeline.encoders import ENCODERS, load_encoder, weight_files
+from presets import load_preset
+
+
+def test_every_file_is_listed_with_source_and_licence(tmp_path):
+    (tmp_path / "timechat_7b.pth").write_bytes(b"content")
+    rows = weight_files(load_preset("paper", [f"weights.folder={tmp_path}"]))
+    assert {file.filename for kind in ENCODERS.values() for file in kind.files} <= {row.file.filename for row in rows}
+    assert all(row.file.source and row.file.licence for row in rows)
+    found = [row for row in rows if row.found]
+    assert [row.file.filename for row in found] == ["timechat_7b.pth"]
+    assert (found[0].bytes, found[0].sha256) == (7, hashlib.sha256(b"content").hexdigest())
+    assert {"unet", "vae", "vocoder", "language_model"} <= {row.file.role for row in rows}
+
+
+def test_official_names_are_found_in_the_weights_folder(official_files):
+    encoder = load_encoder("cavp", preset=load_preset("paper", [f"weights.folder={official_files}"]))
+    assert encoder.fingerprint.startswith("official-")
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_paper_sizes_without_allocating_them():
+    preset = load_preset("paper")
+    with torch.device("meta"):
+        sizes = {
+            name: sum(p.numel() for p in kind(getattr(preset.encoders, name)).parameters())
+            for name, kind in ENCODERS.items()
+            if name != "audiomae"  # its filter bank is computed when it is built
+        }
+    assert round(sizes["cavp"] / 1e6, 2) == 32.68  # 32.74 M with the running statistics
+    assert 1.19e9 < sizes["timechat"] < 1.2e9
