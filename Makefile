@@ -18,7 +18,7 @@ BIN  := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo clips extract train generate test lint clean
+.PHONY: help setup demo extract status train generate test lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ demo/clips: | $(INSTALLED)
 extract: $(INSTALLED) $(filter demo/clips,$(MANIFEST)) ## MANIFEST (Parquet or a folder of videos) -> features in CACHE
 	$(BIN)/python -m pipeline extract --preset $(PRESET) --manifest $(MANIFEST) --cache $(CACHE) \
 	  --stage $(STAGE) --shards $(SHARDS) --format $(FORMAT) --executor $(EXECUTOR) $(ARGS)
+
+status: $(INSTALLED) ## what CACHE holds: stages by shards, clips, bytes, time left
+	$(BIN)/python -m pipeline status $(CACHE) --format $(FORMAT) $(ARGS)
 
 train: $(INSTALLED) ## CACHE -> a trained mapper in RUN
 	$(BIN)/python -m trainer --preset $(PRESET) --cache $(CACHE) --run $(RUN) --format $(FORMAT) $(ARGS)

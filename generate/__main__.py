@@ -24,7 +24,7 @@ def generate(
     cache: Annotated[Path | None, typer.Option(help="feature cache of the manifest's clips")] = None,
     split: Annotated[str, typer.Option(help="train, validation, test, all; auto: test if there is one")] = "auto",
     preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
-    cache_format: Annotated[str, typer.Option("--format", help="hdf5")] = "hdf5",
+    cache_format: Annotated[str, typer.Option("--format", help="hdf5 or webdataset")] = "hdf5",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:

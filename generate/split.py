@@ -14,16 +14,16 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import torch
 
 from generate.mux import mux
 from generate.pictures import draw_clip
 from generate.sampling import Sampler
-from pipeline.cache import Store
+from pipeline.cache import Store, join
 from pipeline.errors import CacheError, ClipError, InputError
 from pipeline.manifest import Clip, Manifest
 from pipeline.media import DecodedClip, decode_clip, is_silent
 from pipeline.media_writing import replacing, write_wav
-from trainer.data import join
 
 EVALUATION_SECONDS = 8  # paper section 4.2
 
@@ -95,7 +95,8 @@ def generate_split(
     for first in range(0, len(todo), size):
         batch = todo[first : first + size]
         visual = {
-            name: joined.arrays[name][[rows[clip.clip_id] for clip in batch]].float() for name in sampler.encoders
+            name: torch.from_numpy(joined.arrays[name][[rows[clip.clip_id] for clip in batch]]).float()
+            for name in sampler.encoders
         }
         waveforms = sampler.generate(visual, [clip.label for clip in batch], [clip.clip_id for clip in batch])
         for clip, waveform in zip(batch, waveforms, strict=True):

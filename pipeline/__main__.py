@@ -12,6 +12,7 @@ from pipeline.console import command, out, progress, summary
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 PresetOption = Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")]
+FormatOption = Annotated[str, typer.Option("--format", help="hdf5 or webdataset")]
 SetOption = Annotated[list[str], typer.Option("--set", help="section.field=value, wins over the preset")]
 
 
@@ -69,63 +70,212 @@ def _show_manifest(made, path: Path) -> None:  # type: ignore[no-untyped-def]
 @command
 def extract(
     manifest: Annotated[Path, typer.Option(help="Parquet manifest, or a folder of videos")],
-    cache: Annotated[Path, typer.Option(help="folder of the feature cache")],
+    cache: Annotated[str, typer.Option(help="folder of the feature cache, or an fsspec URL")],
     preset: PresetOption = "micro",
     stage: Annotated[str, typer.Option(help="all, or names joined by commas")] = "all",
     shards: Annotated[str, typer.Option(help="all, 7, 0-99 or 0-3,8")] = "all",
-    cache_format: Annotated[str, typer.Option("--format", help="hdf5")] = "hdf5",
-    executor: Annotated[str, typer.Option(help="local: this process")] = "local",
+    cache_format: FormatOption = "hdf5",
+    executor: Annotated[str, typer.Option(help="local: this process; ray: the cluster of RAY_ADDRESS")] = "local",
+    task_id: Annotated[int | None, typer.Option(help="of an array job; default SLURM_ARRAY_TASK_ID")] = None,
+    num_tasks: Annotated[int | None, typer.Option(help="of an array job; default SLURM_ARRAY_TASK_COUNT")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (autocast)")] = "float32",
     compile_models: Annotated[bool, typer.Option("--compile", help="torch.compile the encoders")] = False,
     rebuild: Annotated[bool, typer.Option(help="make shards again that other weights or settings made")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="try the quarantined clips again, and only those")] = False,
     assignments: SetOption = [],  # noqa: B006
 ) -> None:
     """Cache the features of every clip, shard by shard; run again to go on where it stopped."""
     from pipeline.cache import open_store
+    from pipeline.cluster import ExtractJob, array_slice, run_on_ray
     from pipeline.errors import InputError
-    from pipeline.extract import Extractor, parse_shards
-    from pipeline.manifest import read_manifest
+    from pipeline.extract import parse_shards
     from pipeline.runtime import choose_device, quiet_libraries
     from pipeline.stages import STAGES, check_weights
     from presets import load_preset
 
     quiet_libraries()
-    if executor != "local":
-        raise InputError(f"unknown executor '{executor}': there is local")
+    if executor not in ("local", "ray"):
+        raise InputError(f"unknown executor '{executor}': there are local and ray")
     settings = load_preset(preset, assignments)
     names = list(STAGES) if stage == "all" else stage.split(",")
-    check_weights(settings, [name for name in names if name in STAGES])
-    if manifest.is_dir() or not manifest.exists():
-        made = manifest_of_folder(manifest, cache, settings.cache.clips_per_shard)
-    else:
-        made = read_manifest(manifest)
-    chosen = parse_shards(shards, made.shard_count)
-    store = open_store(cache, cache_format)
-    total = sum(len(made.shard(index)) for index in chosen)
+    if unknown := [name for name in names if name not in STAGES]:
+        raise InputError(f"unknown stage '{unknown[0]}': there are {', '.join(STAGES)}")
+    check_weights(settings, names)
+    task, tasks = array_slice(task_id, num_tasks)
+    made = read_or_build_manifest(manifest, cache, settings.cache.clips_per_shard)
+    chosen = parse_shards(shards, made.shard_count)[task::tasks]
+    options = {
+        "device": choose_device(device),
+        "precision": precision,
+        "compile_models": compile_models,
+        "rebuild": rebuild,
+        "retry_failed": retry_failed,
+    }
+    job = ExtractJob(made, cache, cache_format, settings, tuple(names), options)
+    sizes = {index: len(made.shard(index)) for index in chosen}
+    where = f" (task {task} of {tasks})" if tasks > 1 else ""
     with progress() as bar:
-        task = bar.add_task(f"extract {'+'.join(names)}", total=total, note="")
-        with Extractor(
-            made,
-            store,
-            settings,
-            names,
-            device=choose_device(device),
-            precision=precision,  # type: ignore[arg-type]
-            compile_models=compile_models,
-            rebuild=rebuild,
-            on_clip=lambda clips: bar.advance(task, clips),
-        ) as extractor:
-            try:
-                for index in chosen:
-                    bar.update(task, note=f"shard {index}")
-                    extractor.run_shard(index)
-            finally:
-                if extractor.report.shards_done or extractor.report.clips_seen:
-                    extractor.save_report()
+        bar_task = bar.add_task(f"extract {'+'.join(names)}{where}", total=sum(sizes.values()), note="")
+        if executor == "ray":
+            report = run_on_ray(job, chosen, lambda index: bar.advance(bar_task, sizes[index]))
+        else:
+            with job.extractor(lambda clips: bar.advance(bar_task, clips)) as extractor:
+                report = extractor.report
+                try:
+                    extractor.run(chosen)
+                finally:
+                    if report.shards_done or report.clips_seen:
+                        extractor.save_report()
     if settings.note:
         out.print(f"note: {settings.note}")
-    summary("extract", extractor.report.rows(store))
+    summary(f"extract{where}", report.rows(open_store(cache, cache_format)))
+
+
+def read_or_build_manifest(path: Path, cache: str, clips_per_shard: int):  # type: ignore[no-untyped-def]
+    """A Parquet manifest, or that of a folder of videos, kept in the cache so that its shards stay the same."""
+    from pipeline import manifest as manifests
+
+    if path.is_file() or path.suffix == ".parquet":
+        return manifests.read_manifest(path)
+    clips = manifests.clips_from_folder(path)
+    made = manifests.make_manifest(manifests.probe_clips(clips), clips_per_shard)
+    if "://" not in cache:
+        manifests.write_manifest(made, Path(cache) / "manifest.parquet")
+    return made
+
+
+@app.command()
+@command
+def verify(
+    cache: Annotated[str, typer.Argument(help="folder of the feature cache, or an fsspec URL")],
+    cache_format: FormatOption = "hdf5",
+) -> None:
+    """Read every shard and check it against its checksum; print what is wrong."""
+    from pipeline.cache import open_store
+    from pipeline.errors import CacheError
+    from pipeline.report import verify as check
+
+    store = open_store(cache, cache_format)
+    counts = {stage: len(store.shards(stage)) for stage in store.stages()}
+    if not counts:
+        raise CacheError(f"{cache} holds no {cache_format} shards")
+    problems = check(store)
+    for problem in problems:
+        out.print(f"WRONG  {problem}")
+    rows = {stage: f"{count} shards" for stage, count in counts.items()}
+    summary("verify", {**rows, "wrong": len(problems), "cache": cache})
+    if problems:
+        raise CacheError(f"{len(problems)} shards are wrong; make extract makes them again")
+
+
+@app.command()
+@command
+def status(
+    cache: Annotated[str, typer.Argument(help="folder of the feature cache, or an fsspec URL")],
+    manifest: Annotated[Path | None, typer.Option(help="Parquet manifest; default: the cache's own")] = None,
+    cache_format: FormatOption = "hdf5",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Stage by shard: what is done, running, failed and missing; clips, bytes, time left."""
+    import json
+
+    from pipeline.cache import open_store
+    from pipeline.errors import InputError
+    from pipeline.manifest import read_manifest
+    from pipeline.report import status as look
+    from pipeline.stages import STAGES
+
+    if manifest is None and "://" not in cache and (Path(cache) / "manifest.parquet").is_file():
+        manifest = Path(cache) / "manifest.parquet"
+    store = open_store(cache, cache_format)
+    if manifest is None and not store.stages():
+        raise InputError(f"{cache} holds no shards; give --manifest to see what is missing")
+    values = look(store, read_manifest(manifest) if manifest and manifest.is_file() else None, list(STAGES))
+    if as_json:
+        print(json.dumps(values, indent=1))
+        return
+    rows: dict[str, object] = {}
+    for stage, row in values["stages"].items():
+        states = ", ".join(f"{row[name]} {name}" for name in ("done", "running", "failed", "missing") if row.get(name))
+        clips = f"{row['clips']} clips, {row['quarantined']} quarantined"
+        rows[stage] = f"{states or 'nothing'}; {clips}, {row['bytes'] / 1e6:.1f} MB"
+    eta = values["eta_seconds"]
+    rows["left"] = f"{values['clips_left']} clips" + (f", about {eta:.0f} s at the latest rate" if eta else "")
+    rows["cache"] = cache
+    summary("status", rows)
+
+
+@app.command()
+@command
+def inspect(shard: Annotated[Path, typer.Argument(help="one .h5 or .tar shard")]) -> None:
+    """Show what a shard holds and what made it."""
+    import json
+
+    from pipeline.cache.store import formats
+    from pipeline.errors import CacheError, InputError
+
+    if not shard.is_file():
+        raise InputError(f"{shard} does not exist")
+    kind = next((kind() for kind in formats().values() if shard.name.endswith(kind.suffix)), None)
+    if kind is None:
+        raise InputError(f"{shard} is no shard: its name ends in none of the known suffixes")
+    try:
+        content, header = kind.decode(shard), kind.decode_header(shard)
+    except Exception as error:
+        raise CacheError(f"{shard} is damaged or is no shard of ours ({type(error).__name__}: {error})") from error
+    out.print_json(json.dumps(dict(header.fingerprint)))
+    arrays = {name: f"{array.dtype} {array.shape}" for name, array in content.arrays.items()}
+    left_out = {f"left out {record.clip_id}": f"{record.kind}: {record.message}" for record in header.left_out}
+    whole = "matches" if content.checksum == header.checksum else "DOES NOT MATCH: the shard is damaged"
+    summary("shard", {"clips": len(header.clip_ids), **arrays, **left_out, "checksum": f"{header.checksum} {whole}"})
+    if content.checksum != header.checksum:
+        raise CacheError(f"{shard} is damaged")
+
+
+@app.command()
+@command
+def convert(
+    source: Annotated[str, typer.Argument(help="cache to read")],
+    target: Annotated[str, typer.Argument(help="cache to write")],
+    source_format: Annotated[str, typer.Option("--from")] = "hdf5",
+    target_format: Annotated[str, typer.Option("--to")] = "webdataset",
+) -> None:
+    """Copy a cache into the other format, or to another place, bit for bit."""
+    from pipeline.cache import convert as copy
+    from pipeline.cache import open_store
+    from pipeline.errors import CacheError
+
+    store = open_store(source, source_format)
+    if not store.stages():
+        raise CacheError(f"{source} holds no {source_format} shards")
+    written = copy(store, open_store(target, target_format))
+    summary("convert", {"shards": f"{written} written", "written to": target})
+
+
+@app.command("join")
+@command
+def join_stages(
+    cache: Annotated[str, typer.Argument(help="folder of the feature cache, or an fsspec URL")],
+    stages: Annotated[str, typer.Option(help="stages that a clip must have")] = "cavp,timechat,audiomae",
+    cache_format: FormatOption = "hdf5",
+) -> None:
+    """Join the stages by clip id, as the trainer does, and say what is left out and why."""
+    from collections import Counter
+
+    from pipeline.cache import join, open_store
+
+    joined = join(open_store(cache, cache_format), stages.split(","))
+    splits = Counter(joined.splits)
+    summary(
+        "join",
+        {
+            "clips": len(joined),
+            "splits": ", ".join(f"{name} {count}" for name, count in sorted(splits.items())),
+            "left out": joined.left_out_reasons(),
+            **{stage: f"{array.dtype} {array.shape}" for stage, array in joined.arrays.items()},
+        },
+    )
 
 
 @app.command()
@@ -152,17 +302,6 @@ def weights(
         )
     if missing:
         raise WeightsError(f"{missing} official files are missing in '{settings.weights.folder}'")
-
-
-def manifest_of_folder(folder: Path, cache: Path, clips_per_shard: int):  # type: ignore[no-untyped-def]
-    """The manifest of a folder of videos, kept in the cache so that its shards stay the same."""
-    from pipeline import manifest as manifests
-
-    kept = cache / "manifest.parquet"
-    clips = manifests.clips_from_folder(folder)
-    made = manifests.make_manifest(manifests.probe_clips(clips), clips_per_shard)
-    manifests.write_manifest(made, kept)
-    return made
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -129,17 +129,28 @@ class DecodePool:
         self.workers[place] = self._start()
         return self.workers[place]
 
-    def decode(self, jobs: Sequence[Job]) -> Iterator[DecodedClip | ClipError]:
-        """One result a job, in the order of the jobs; at most two jobs a worker are ahead of the reader."""
-        while len(self.workers) < min(self.count, len(jobs)):
-            self.workers.append(self._start())
-        waiting: deque[tuple[int, Job]] = deque(enumerate(jobs))
+    def decode(self, jobs: Iterable[Job]) -> Iterator[DecodedClip | ClipError]:
+        """One result a job, in the order of the jobs, which are drawn as workers become free.
+
+        At most two jobs a worker are ahead of the reader.
+        """
+        source = enumerate(jobs)
+        waiting: deque[tuple[int, Job]] = deque()  # drawn, and to be done (again)
         done: dict[int, DecodedClip | ClipError] = {}
-        position = 0
+        position, drawn, exhausted = 0, 0, False
         busy: list[_Worker] = []
-        while position < len(jobs):
+        while not exhausted or position < drawn:
             idle = [worker for worker in self.workers if worker not in busy]
-            while idle and waiting and len(done) + len(busy) < 2 * self.count:
+            while len(done) + len(busy) + len(waiting) < 2 * self.count and not exhausted:
+                try:
+                    waiting.append(next(source))
+                    drawn += 1
+                except StopIteration:
+                    exhausted = True
+            if waiting and not idle and len(self.workers) < self.count:
+                self.workers.append(self._start())
+                continue
+            while idle and waiting:
                 worker = idle.pop()
                 limit = self.timeout + (self.startup if id(worker) in self.fresh else 0.0)
                 index, job = waiting.popleft()
@@ -153,6 +164,8 @@ class DecodePool:
             if position in done:
                 yield done.pop(position)
                 position += 1
+                continue
+            if not busy:
                 continue
             first_deadline = min(worker.deadline for worker in busy)
             ready = wait([w.connection for w in busy], timeout=max(0.0, first_deadline - time.monotonic()))
@@ -184,7 +197,7 @@ class DecodePool:
 _END = object()
 
 
-def prefetch(items: Iterable[Item], size: int) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], size: int) -> Generator[Item, None, None]:
     """Run an iterator in a thread, at most ``size`` items ahead; its exceptions come out here."""
     queue: Queue[Any] = Queue(maxsize=size)
     stopped = Event()

@@ -1,68 +1,35 @@
 """Run stages over shards on one worker: decode once, encode with every stage that lacks the shard, write.
 
 Rerunning is always safe: a shard that is complete and was made by the same things is skipped, a damaged
-one is made again, one made by other weights or settings is refused unless a rebuild is asked for.
+one is made again, one made by other weights or settings is refused unless a rebuild is asked for. Decoding
+runs ahead in worker processes, over the borders of shards, so that the encoders do not wait.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter, defaultdict
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.cache.store import Quarantined, ShardContent, Store, same_identity
+from pipeline.cache.claims import Claims
+from pipeline.cache.store import Quarantined, ShardContent, Store, differing_identity
 from pipeline.decoding import DecodePool, Job, prefetch
 from pipeline.encoders.base import Encoder, Precision
 from pipeline.errors import CacheError, ClipError, FailureRateError, InputError
 from pipeline.manifest import Clip, Manifest
 from pipeline.media import DecodedClip
-from pipeline.media_writing import replacing
-from pipeline.stages import STAGES, Stage, check_weights, fingerprint
+from pipeline.report import Report
+from pipeline.stages import STAGES, Stage, check_weights, clips_digest, fingerprint, labels_digest
 from presets import Preset
 
 # Faults of the sound alone: the clip still has its frames, and no wrong path causes them.
 _SOUND_ONLY = frozenset({"no_audio", "silent"})
 _FEWEST_FOR_RATE = 20
-
-
-@dataclass
-class Report:
-    """What a run did; saved as JSON in the cache's ``reports`` folder."""
-
-    shards_done: int = 0
-    shards_skipped: int = 0
-    shards_repaired: int = 0
-    clips_done: Counter[str] = field(default_factory=Counter)  # by stage
-    clips_failed: Counter[str] = field(default_factory=Counter)  # by "stage: kind"
-    clips_seen: int = 0
-    clips_unusable: int = 0
-    seconds: dict[str, float] = field(
-        default_factory=lambda: defaultdict(float)
-    )  # decode (waited for), encode, write, total
-
-    def merge(self, other: Report) -> None:
-        for name, value in vars(other).items():
-            if isinstance(value, dict):
-                for key, amount in value.items():
-                    getattr(self, name)[key] += amount
-            else:
-                setattr(self, name, getattr(self, name) + value)
-
-    def rows(self, store: Store) -> dict[str, object]:
-        failed = ", ".join(f"{n} {reason}" for reason, n in sorted(self.clips_failed.items()))
-        return {
-            "shards": f"{self.shards_done} made, {self.shards_skipped} already there, {self.shards_repaired} repaired",
-            "clips": ", ".join(f"{stage} {count}" for stage, count in sorted(self.clips_done.items())) or "none new",
-            "failed": failed or "none",
-            "seconds": ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items()),
-            "cache": store.folder,
-        }
 
 
 def parse_shards(text: str, count: int) -> list[int]:
@@ -82,6 +49,33 @@ def parse_shards(text: str, count: int) -> list[int]:
     if not chosen:
         raise InputError(f"no shard of '{text}' exists: the manifest has shards 0 to {count - 1}")
     return sorted(set(chosen))
+
+
+@dataclass
+class _StageWork:
+    """What one stage still lacks of one shard. ``kept`` is what an earlier run has."""
+
+    stage: Stage
+    todo: frozenset[str]
+    kept: ShardContent | None = None
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    failed: dict[str, Quarantined] = field(default_factory=dict)
+
+
+@dataclass
+class _ShardWork:
+    shard: int
+    clips: tuple[Clip, ...]  # of the whole shard
+    stages: list[_StageWork]
+    pending: int = 0
+    unusable: int = 0
+    retry: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def todo(self) -> list[Clip]:
+        wanted = frozenset().union(*(work.todo for work in self.stages))
+        return [clip for clip in self.clips if clip.clip_id in wanted]
 
 
 class Extractor:
@@ -106,15 +100,12 @@ class Extractor:
         check_weights(preset, stages)
         self.manifest, self.store, self.preset = manifest, store, preset
         self.stages = [STAGES[name] for name in stages]
-        self.device, self.precision, self.rebuild, self.retry_failed = (
-            device,
-            precision,
-            rebuild,
-            retry_failed,
-        )
+        self.device, self.precision, self.rebuild, self.retry_failed = device, precision, rebuild, retry_failed
         self.on_clip, self.compile_models = on_clip, compile_models
-        self.report = Report()
+        self.report = Report(stages=list(stages), preset=preset.name)
+        self.claims = Claims(store.files)
         self._encoders: dict[str, Encoder] = {}
+        self._damaged: set[tuple[str, int]] = set()
         self._pool = DecodePool(preset.media, preset.cache.decode_workers, preset.cache.decode_timeout_seconds)
 
     def __enter__(self) -> Extractor:
@@ -128,160 +119,216 @@ class Extractor:
             self._encoders[stage.name] = stage.load(self.preset, self.device, self.precision, self.compile_models)
         return self._encoders[stage.name]
 
-    def fingerprint(self, stage: Stage, shard: int) -> dict[str, Any]:
-        return fingerprint(
-            stage,
-            self.preset,
-            self.encoder(stage).fingerprint,
-            self.manifest.shard(shard),
-            self.manifest.digest,
-            self.precision,
-        )
+    def fingerprint(self, stage: Stage, rows_digest: str) -> dict[str, Any]:
+        weights = self.encoder(stage).fingerprint
+        return fingerprint(stage, self.preset, weights, rows_digest, self.manifest.digest, self.precision)
 
-    def is_done(self, stage: Stage, shard: int) -> bool:
-        """True if the shard is there, whole and made by the same things.
+    def find(self, stage: Stage, shard: int, rows_digest: str) -> ShardContent | None:
+        """The shard if it is there, whole and made by the same things, else None.
 
         Raises :class:`CacheError` for one that was made by something else, unless rebuilding.
         """
         if not self.store.exists(stage.name, shard):
-            return False
+            return None
         try:
             found = self.store.read(stage.name, shard)
         except CacheError:
-            self.report.shards_repaired += 1
-            return False
-        wanted = self.fingerprint(stage, shard)
-        different = same_identity(found.fingerprint, wanted)
+            self._damaged.add((stage.name, shard))
+            self.report.shards_repaired = len(self._damaged)
+            return None
+        different = differing_identity(found.fingerprint, self.fingerprint(stage, rows_digest))
         if different and not self.rebuild:
             details = "; ".join(f"{name}: {_short(found.fingerprint.get(name))} there" for name in different)
             raise CacheError(
-                f"{self.store.path(stage.name, shard)} was made by another {', '.join(different)} ({details}). "
+                f"{self.store.describe(stage.name, shard)} was made by another {', '.join(different)} ({details}). "
                 f"Use another CACHE folder, or --rebuild to make it again."
             )
-        return not different
+        return None if different else found
 
-    def run_shard(self, shard: int) -> None:
-        """Make what is missing of one shard. Raises typed errors; never leaves a partial file."""
-        needed = [stage for stage in self.stages if not self.is_done(stage, shard)]
-        self.report.shards_skipped += len(self.stages) - len(needed)
-        clips = self.manifest.shard(shard)
-        if not needed:
-            self.on_clip(len(clips))
+    def run(self, shards: Sequence[int]) -> Report:
+        """Make what is missing of the shards. Raises typed errors; never leaves a partial file."""
+        started = time.monotonic()
+        try:
+            for stage in self.stages:
+                self.encoder(stage)
+                if stage.reads == "label" and 0 in shards:
+                    self._run_labels(stage)
+            self._run_clips(shards)
+        finally:
+            self.report.seconds["total"] += time.monotonic() - started
+        return self.report
+
+    # --- labels -------------------------------------------------------------------------------
+
+    def _run_labels(self, stage: Stage) -> None:
+        """One embedding a distinct label, all in shard 0."""
+        labels = sorted({clip.label for clip in self.manifest.clips})
+        digest = labels_digest(labels)
+        if self.find(stage, 0, digest) is not None:
+            self.report.shards_skipped += 1
             return
-        started = time.monotonic()
-        features: dict[str, list[np.ndarray]] = {stage.name: [] for stage in needed}
-        kept: dict[str, list[Clip]] = {stage.name: [] for stage in needed}
-        failed: dict[str, list[Quarantined]] = {stage.name: [] for stage in needed}
-        unusable = 0
-        for batch in self._batches(clips, needed):
-            for stage in needed:
-                usable: list[tuple[Clip, DecodedClip]] = []
-                for clip, decoded in batch:
-                    fault = _fault(stage, decoded)
-                    if fault is None:
-                        assert isinstance(decoded, DecodedClip)
-                        usable.append((clip, decoded))
-                    else:
-                        failed[stage.name].append(
-                            Quarantined(clip.clip_id, stage.name, fault.kind, fault.message, clip.path)
-                        )
-                if usable:
-                    self._encode(stage, usable, features, kept, failed)
-            unusable += sum(_is_unusable(decoded, needed) for _, decoded in batch)
-            self.on_clip(len(batch))
-        self._check_failures(len(clips), unusable, failed)
-        writing = time.monotonic()
-        for stage in needed:
-            self._write(stage, shard, kept[stage.name], features[stage.name], failed[stage.name])
-        self.report.seconds["write"] += time.monotonic() - writing
-        self.report.seconds["total"] += time.monotonic() - started
+        arrays = stage.encode_labels(self.encoder(stage), labels)
+        rows = tuple(labels)
+        content = ShardContent(rows, rows, ("",) * len(rows), self.fingerprint(stage, digest), arrays)
+        self.store.write(stage.name, 0, content)
+        self.report.shards_done += 1
+        self.report.clips_done[stage.name] += len(labels)
 
-    def _batches(
-        self, clips: Sequence[Clip], needed: Sequence[Stage]
-    ) -> Iterator[list[tuple[Clip, DecodedClip | ClipError]]]:
-        audio = any(stage.reads == "waveform" for stage in needed)
-        decoded = prefetch(
-            self._pool.decode([Job(clip.path, audio=audio) for clip in clips]),
-            2 * self.preset.cache.encode_batch,
-        )
-        batch: list[tuple[Clip, DecodedClip | ClipError]] = []
-        remaining = iter(clips)
-        waiting = time.monotonic()
-        for result in decoded:
-            self.report.seconds["decode"] += time.monotonic() - waiting
-            batch.append((next(remaining), result))
-            if len(batch) == self.preset.cache.encode_batch:
-                yield batch
-                batch = []
-            waiting = time.monotonic()
-        if batch:
-            yield batch
+    # --- clips --------------------------------------------------------------------------------
 
-    def _encode(
-        self,
-        stage: Stage,
-        usable: Sequence[tuple[Clip, DecodedClip]],
-        features: dict[str, list[np.ndarray]],
-        kept: dict[str, list[Clip]],
-        failed: dict[str, list[Quarantined]],
-    ) -> None:
-        started = time.monotonic()
-        batch = stage.encode(self.encoder(stage), [decoded for _, decoded in usable])
-        for (clip, _), feature in zip(usable, batch.astype(self.preset.cache.dtype), strict=True):
-            if np.isfinite(feature).all():
-                features[stage.name].append(feature)
-                kept[stage.name].append(clip)
+    def _plan(self, shard: int) -> _ShardWork | None:
+        """What the shard lacks, claimed for this worker; None if nothing, or if another worker has it."""
+        clips = self.manifest.shard(shard)
+        digest = clips_digest(clips)
+        every = frozenset(clip.clip_id for clip in clips)
+        works = []
+        for stage in self.stages:
+            if stage.reads == "label":
+                continue
+            found = self.find(stage, shard, digest)
+            if found is None:
+                works.append(_StageWork(stage, every))
+            elif self.retry_failed and found.left_out:
+                works.append(_StageWork(stage, frozenset(r.clip_id for r in found.left_out), found))
             else:
-                message = f"the {stage.name} features of {clip.path} are not finite in {self.preset.cache.dtype}"
-                failed[stage.name].append(Quarantined(clip.clip_id, stage.name, "non_finite", message, clip.path))
+                self.report.shards_skipped += 1
+        taken = []
+        for work in works:
+            if self.claims.take(work.stage.name, shard):
+                # Another worker may have finished it between the look and the claim.
+                if work.kept is None and self.find(work.stage, shard, digest) is not None:
+                    self.claims.release(work.stage.name, shard)
+                    self.report.shards_skipped += 1
+                    continue
+                taken.append(work)
+            else:
+                self.report.shards_claimed += 1
+        if not taken:
+            self.on_clip(len(clips))
+            return None
+        plan = _ShardWork(shard, clips, taken, retry=all(work.kept is not None for work in taken))
+        plan.pending = len(plan.todo)
+        self.on_clip(len(clips) - plan.pending)
+        return plan
+
+    def _run_clips(self, shards: Sequence[int]) -> None:
+        planned: deque[tuple[_ShardWork, Clip]] = deque()
+        open_works: list[_ShardWork] = []
+
+        def jobs() -> Iterator[Job]:
+            for shard in shards:
+                work = self._plan(shard)
+                if work is None:
+                    continue
+                open_works.append(work)
+                audio = any(part.stage.reads == "waveform" for part in work.stages)
+                for clip in work.todo:
+                    planned.append((work, clip))
+                    yield Job(clip.path, audio=audio)
+
+        batch: list[tuple[Clip, DecodedClip | ClipError]] = []
+        results = prefetch(self._pool.decode(jobs()), self.preset.cache.encode_batch)
+        try:
+            waiting = time.monotonic()
+            for result in results:
+                self.report.seconds["decode"] += time.monotonic() - waiting
+                work, clip = planned.popleft()
+                batch.append((clip, result))
+                work.pending -= 1
+                if len(batch) == self.preset.cache.encode_batch or work.pending == 0:
+                    self._encode(work, batch)
+                    batch = []
+                if work.pending == 0:
+                    self._finish(work)
+                    open_works.remove(work)
+                waiting = time.monotonic()
+        finally:
+            results.close()
+            for work in open_works:
+                for part in work.stages:
+                    self.claims.release(part.stage.name, work.shard)
+
+    def _encode(self, work: _ShardWork, batch: Sequence[tuple[Clip, DecodedClip | ClipError]]) -> None:
+        for part in work.stages:
+            usable: list[tuple[Clip, DecodedClip]] = []
+            for clip, decoded in batch:
+                if clip.clip_id not in part.todo:
+                    continue
+                fault = _fault(part.stage, decoded)
+                if fault is not None:
+                    part.failed[clip.clip_id] = Quarantined(
+                        clip.clip_id, part.stage.name, fault.kind, fault.message, clip.path
+                    )
+                elif isinstance(decoded, DecodedClip):
+                    usable.append((clip, decoded))
+            if usable:
+                self._encode_stage(part, usable)
+            self.claims.renew(part.stage.name, work.shard)
+        stages = [part.stage for part in work.stages]
+        work.unusable += sum(_is_unusable(decoded, stages) for _, decoded in batch)
+        self.on_clip(len(batch))
+
+    def _encode_stage(self, part: _StageWork, usable: Sequence[tuple[Clip, DecodedClip]]) -> None:
+        started = time.monotonic()
+        encoded = part.stage.encode(self.encoder(part.stage), [decoded for _, decoded in usable])
+        for (clip, _), feature in zip(usable, encoded.astype(self.preset.cache.dtype), strict=True):
+            if np.isfinite(feature).all():
+                part.features[clip.clip_id] = feature
+            else:
+                message = f"the {part.stage.name} features of {clip.path} are not finite in {self.preset.cache.dtype}"
+                part.failed[clip.clip_id] = Quarantined(clip.clip_id, part.stage.name, "non_finite", message, clip.path)
         self.report.seconds["encode"] += time.monotonic() - started
 
-    def _check_failures(self, clips: int, unusable: int, failed: dict[str, list[Quarantined]]) -> None:
-        self.report.clips_seen += clips
-        self.report.clips_unusable += unusable
+    def _finish(self, work: _ShardWork) -> None:
+        self._check_failures(work)
+        started = time.monotonic()
+        digest = clips_digest(work.clips)
+        for part in work.stages:
+            self.store.write(part.stage.name, work.shard, self._content(work, part, digest))
+            self.claims.release(part.stage.name, work.shard)
+            self.report.shards_done += 1
+            self.report.clips_done[part.stage.name] += len(part.features)
+            for record in part.failed.values():
+                self.report.clips_failed[f"{part.stage.name}: {record.kind}"] += 1
+        self.report.seconds["write"] += time.monotonic() - started
+
+    def _content(self, work: _ShardWork, part: _StageWork, digest: str) -> ShardContent:
+        """The shard's rows in the manifest's order, those of an earlier run among them."""
+        features = dict(part.features)
+        if part.kept is not None:
+            features |= dict(zip(part.kept.clip_ids, part.kept.features, strict=True))
+        rows = [clip for clip in work.clips if clip.clip_id in features]
+        empty = np.zeros((0, 0, 0), self.preset.cache.dtype)
+        return ShardContent(
+            tuple(clip.clip_id for clip in rows),
+            tuple(clip.label for clip in rows),
+            tuple(clip.split for clip in rows),
+            self.fingerprint(part.stage, digest),
+            {"features": np.stack([features[clip.clip_id] for clip in rows]) if rows else empty},
+            tuple(part.failed[clip.clip_id] for clip in work.clips if clip.clip_id in part.failed),
+        )
+
+    def _check_failures(self, work: _ShardWork) -> None:
+        self.report.clips_seen += len(work.todo)
+        self.report.clips_unusable += work.unusable
+        if work.retry:  # all of them failed before
+            return
         limit = self.preset.cache.max_failure_rate
         seen, bad = self.report.clips_seen, self.report.clips_unusable
         # A few clips say nothing about a rate, unless not one of them could be used.
         if bad > limit * seen and (seen >= _FEWEST_FOR_RATE or bad == seen):
-            examples = {record.message: None for records in failed.values() for record in records}
+            examples = {record.message: None for part in work.stages for record in part.failed.values()}
             lines = "\n".join(f"  {message}" for message in list(examples)[:5])
             raise FailureRateError(
                 f"{bad} of {seen} clips could not be used (cache.max_failure_rate is {limit:g}); "
                 f"nothing was written for this shard:\n{lines}"
             )
 
-    def _write(
-        self,
-        stage: Stage,
-        shard: int,
-        clips: list[Clip],
-        features: list[np.ndarray],
-        failed: list[Quarantined],
-    ) -> None:
-        empty = np.zeros((0, 0, 0), self.preset.cache.dtype)
-        content = ShardContent(
-            tuple(clip.clip_id for clip in clips),
-            tuple(clip.label for clip in clips),
-            tuple(clip.split for clip in clips),
-            self.fingerprint(stage, shard),
-            {"features": np.stack(features) if features else empty},
-        )
-        # The record of what is left out goes first: a complete shard always has it beside it.
-        self.store.write_quarantine(stage.name, shard, failed)
-        self.store.write(stage.name, shard, content)
-        self.report.shards_done += 1
-        self.report.clips_done[stage.name] += len(clips)
-        self.report.clips_failed.update(f"{stage.name}: {record.kind}" for record in failed)
-
-    def save_report(self) -> Path:
-        folder = self.store.folder / "reports"
-        path = folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}.json"
-        values = vars(self.report) | {"stages": [s.name for s in self.stages], "preset": self.preset.name}
-        seconds = self.report.seconds["total"]
-        values["clips_per_second"] = self.report.clips_seen / seconds if seconds else None
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(values, indent=1))
-        return path
+    def save_report(self) -> str:
+        """Write what this run did as JSON into the cache's ``reports`` folder; returns its name."""
+        name = f"reports/{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}.json"
+        self.store.files.write(name, json.dumps(self.report.to_dict(), indent=1).encode())
+        return name
 
 
 def _fault(stage: Stage, decoded: DecodedClip | ClipError) -> ClipError | None:

@@ -26,16 +26,30 @@ CACHE_VERSION = 1
 
 @dataclass(frozen=True)
 class Stage:
-    """One encoder over decoded clips. ``reads`` says which part of a clip it needs."""
+    """One encoder over decoded clips, or over labels. ``reads`` says which part of a clip it needs.
+
+    ``cpus`` and ``gpus`` are what one worker of the stage asks a cluster for.
+    """
 
     name: str
-    reads: Literal["frames", "waveform"]
+    reads: Literal["frames", "waveform", "label"]
+
+    cpus: float = 2
+    gpus: float = 1
 
     def load(self, preset: Preset, device: str, precision: Precision, compile_models: bool = False) -> Encoder:
         return load_encoder(self.name, preset=preset, device=device, precision=precision, compile=compile_models)
 
-    def config(self, preset: Preset) -> dict[str, Any]:
-        return dataclasses.asdict(getattr(preset.encoders, self.name))
+    def config(self, preset: Preset, precision: str) -> dict[str, Any]:
+        return {**dataclasses.asdict(getattr(preset.encoders, self.name)), "precision": precision}
+
+    def encode_labels(self, encoder: Any, labels: Sequence[str]) -> dict[str, np.ndarray]:
+        """Label embeddings padded to the longest (N, L, D), float32, and their lengths (N,)."""
+        encoded = [encoder.encode([label])[0][0].cpu().numpy() for label in labels]
+        features = np.zeros((len(labels), max(map(len, encoded)), encoded[0].shape[1]), np.float32)
+        for row, embedding in enumerate(encoded):
+            features[row, : len(embedding)] = embedding
+        return {"features": features, "lengths": np.array([len(embedding) for embedding in encoded], np.int32)}
 
     def encode(self, encoder: Any, clips: Sequence[DecodedClip]) -> np.ndarray:
         """Features of a batch of clips, float32 (B, T, D)."""
@@ -49,7 +63,13 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {
-    stage.name: stage for stage in (Stage("cavp", "frames"), Stage("timechat", "frames"), Stage("audiomae", "waveform"))
+    stage.name: stage
+    for stage in (
+        Stage("cavp", "frames"),
+        Stage("timechat", "frames"),
+        Stage("audiomae", "waveform"),
+        Stage("flan_t5", "label", gpus=0),
+    )
 }
 
 
@@ -76,21 +96,25 @@ def clips_digest(clips: Sequence[Clip]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
+def labels_digest(labels: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(labels)).encode()).hexdigest()
+
+
 def fingerprint(
-    stage: Stage, preset: Preset, weights: str, clips: Sequence[Clip], manifest_digest: str, precision: str
+    stage: Stage, preset: Preset, weights: str, rows_digest: str, manifest_digest: str, precision: str
 ) -> dict[str, Any]:
     """What made a shard. The identity fields must agree for a shard to count as done."""
+    text = stage.reads == "label"
     return {
         "version": CACHE_VERSION,
         "stage": stage.name,
-        "config": stage.config(preset),
+        "config": stage.config(preset, precision),
         "weights": weights,
-        "media": dataclasses.asdict(preset.media),
-        "dtype": preset.cache.dtype,
-        "clips": clips_digest(clips),
+        "media": None if text else dataclasses.asdict(preset.media),
+        "dtype": "float32" if text else preset.cache.dtype,
+        "clips": rows_digest,
         "manifest": manifest_digest,
         "preset": preset.name,
-        "precision": precision,
         "made_by": {
             name: importlib.metadata.version(name) for name in ("torch", "transformers", "decord", "av", "numpy")
         },

@@ -18,7 +18,7 @@ def train(
     cache: Annotated[Path, typer.Option(help="folder that 'make extract' filled")],
     run: Annotated[Path, typer.Option(help="folder of this run: checkpoints, metrics, the mapper")],
     preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
-    cache_format: Annotated[str, typer.Option("--format", help="hdf5")] = "hdf5",
+    cache_format: Annotated[str, typer.Option("--format", help="hdf5 or webdataset")] = "hdf5",
     device: Annotated[str, typer.Option(help="auto or cpu")] = "auto",
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
@@ -40,7 +40,7 @@ def train(
         "train",
         {
             "clips": f"{len(trainer.train_rows)} train, {len(trainer.validation_rows)} validation",
-            "left out": trainer.data.left_out_reasons(),
+            "left out": trainer.data.joined.left_out_reasons(),
             "mapper": f"{trainer.parameters / 1e6:.2f} M trained parameters, {settings.mapper.fusion} fusion",
             "epochs": f"{outcome.epochs_now} now, {outcome.epochs_before} before, {trainer.epoch} in all",
             **{name: f"{value:.5g}" for name, value in outcome.metrics.items()},

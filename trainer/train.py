@@ -18,10 +18,10 @@ from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline.cache import Store
+from pipeline.cache import Joined, Store, join
 from pipeline.errors import CacheError, InputError, MFMError
 from presets import Preset
-from trainer.data import TARGET, JoinedCache, join
+from trainer.data import TARGET, TensorData
 from trainer.initialise import initialise_gpt2
 from trainer.mapper import Mapper, MapperSpec, error_per_clip
 from trainer.registry import build_mapper
@@ -59,11 +59,11 @@ class Trainer:
         self.encoders = list(preset.mapper.encoders)
         joined = join(store, [*self.encoders, TARGET])
         self._check_widths(joined)
-        self.data = joined.to(self.accelerator.device)
-        self.train_rows = joined.indices("train")
-        self.validation_rows = joined.indices("validation")
+        self.data = TensorData.of(joined, self.accelerator.device)
+        self.train_rows = self.data.indices("train")
+        self.validation_rows = self.data.indices("validation")
         if not len(self.train_rows):
-            raise InputError(f"{store.folder} has no clip of split 'train' with all stages")
+            raise InputError(f"{store.files.root} has no clip of split 'train' with all stages")
         set_seed(training.seed)
         steps, width = joined.arrays[TARGET].shape[1:]
         self.spec = MapperSpec(
@@ -102,7 +102,7 @@ class Trainer:
         self.epoch = 0
         self.metrics: list[dict[str, Any]] = []
 
-    def _check_widths(self, joined: JoinedCache) -> None:
+    def _check_widths(self, joined: Joined) -> None:
         expected = {
             "cavp": self.preset.encoders.cavp.embedding,
             "audiomae": self.preset.encoders.audiomae.width,
@@ -238,7 +238,7 @@ class Trainer:
             if (step + 1) % training.log_every == 0 or step + 1 == len(batches):
                 value = float(loss.detach())  # the only place where the host waits for the device
                 if not math.isfinite(value):
-                    ids = ", ".join(self.data.clip_ids[row] for row in batch.tolist())
+                    ids = ", ".join(self.data.joined.clip_ids[row] for row in batch.tolist())
                     raise TrainingError(f"the loss is {value} in epoch {self.epoch + 1}, step {step + 1}, clips: {ids}")
                 note = f"loss {value:.4f}"
             on_step(self.epoch * len(batches) + step + 1, training.epochs * len(batches), note)

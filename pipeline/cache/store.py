@@ -1,20 +1,17 @@
-"""The one interface of the cache, whatever the format of its shards.
+"""The one interface of the cache, whatever the format of its shards and wherever they lie.
 
-Layout: ``CACHE/<stage>/shard-00012.<suffix>`` beside ``shard-00012.quarantine.parquet``, the clips that
-could not be used. A shard file under its final name is complete: it is written under a temporary name,
-flushed, renamed, and carries a checksum of its content, which opening verifies.
+Layout: ``CACHE/<stage>/shard-00012.<suffix>``, and beside it ``shard-00012.quarantine.parquet`` where
+clips could not be used. A shard under its final name is complete: it carries a checksum of its content,
+which reading verifies, and the list of clips it leaves out.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,66 +20,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.cache.files import LocalFiles, open_files
 from pipeline.errors import CacheError
 
 _SHARD = re.compile(r"^shard-(\d{5,})$")
 
 # What of a fingerprint must agree for two shards to be the same; the rest says who made it and when.
 IDENTITY = ("version", "stage", "config", "weights", "media", "dtype", "clips")
-
-
-@dataclass(frozen=True)
-class ShardHeader:
-    """``fingerprint``: what made the shard. ``checksum``: sha256 of the content."""
-
-    clip_ids: tuple[str, ...]
-    labels: tuple[str, ...]
-    splits: tuple[str, ...]
-    fingerprint: Mapping[str, Any]
-    checksum: str = ""
-
-
-@dataclass(frozen=True)
-class ShardContent:
-    """Rows of one shard: ``arrays`` map a name to (clips, ...) with the rows in the ids' order."""
-
-    clip_ids: tuple[str, ...]
-    labels: tuple[str, ...]
-    splits: tuple[str, ...]
-    fingerprint: Mapping[str, Any]
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def features(self) -> np.ndarray:
-        return self.arrays["features"]
-
-    @cached_property
-    def checksum(self) -> str:
-        """sha256 over ids, labels, splits, fingerprint and the bytes of every array."""
-        digest = hashlib.sha256()
-        rows = [list(self.clip_ids), list(self.labels), list(self.splits)]
-        digest.update(json.dumps([rows, self.fingerprint], sort_keys=True).encode())
-        for name in sorted(self.arrays):
-            array = np.ascontiguousarray(self.arrays[name])
-            digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
-            digest.update(array.reshape(-1).view(np.uint8).data)
-        return digest.hexdigest()
-
-    def header(self) -> ShardHeader:
-        return ShardHeader(self.clip_ids, self.labels, self.splits, self.fingerprint, self.checksum)
-
-
-class ShardFormat(Protocol):
-    """How one shard lies in one file. ``read`` and ``read_header`` may raise anything on damage."""
-
-    name: str
-    suffix: str
-
-    def write(self, path: Path, content: ShardContent) -> None: ...
-
-    def read_header(self, path: Path) -> ShardHeader: ...
-
-    def read(self, path: Path) -> ShardContent: ...
+# Of these, what all shards of one stage share.
+SHARED_IDENTITY = tuple(name for name in IDENTITY if name != "clips")
 
 
 @dataclass(frozen=True)
@@ -96,152 +42,215 @@ class Quarantined:
     path: str
 
 
+@dataclass(frozen=True)
+class ShardHeader:
+    """Ids, labels and splits of the rows, what made them, what was left out, sha256 of the content."""
+
+    clip_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    splits: tuple[str, ...]
+    fingerprint: Mapping[str, Any]
+    left_out: tuple[Quarantined, ...] = ()
+    checksum: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> ShardHeader:
+        values = json.loads(text)
+        return ShardHeader(
+            tuple(values["clip_ids"]),
+            tuple(values["labels"]),
+            tuple(values["splits"]),
+            values["fingerprint"],
+            tuple(Quarantined(**record) for record in values["left_out"]),
+            values["checksum"],
+        )
+
+
+@dataclass(frozen=True)
+class ShardContent:
+    """Rows of one shard: ``arrays`` map a name to (clips, ...) with the rows in the ids' order."""
+
+    clip_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    splits: tuple[str, ...]
+    fingerprint: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    left_out: tuple[Quarantined, ...] = ()
+
+    @property
+    def features(self) -> np.ndarray:
+        return self.arrays["features"]
+
+    @cached_property
+    def checksum(self) -> str:
+        """sha256 over rows, fingerprint, what was left out, and the bytes of every array."""
+        digest = hashlib.sha256()
+        rows = [list(self.clip_ids), list(self.labels), list(self.splits), [asdict(r) for r in self.left_out]]
+        digest.update(json.dumps([rows, self.fingerprint], sort_keys=True).encode())
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
+
+    @property
+    def header(self) -> ShardHeader:
+        return ShardHeader(self.clip_ids, self.labels, self.splits, self.fingerprint, self.left_out, self.checksum)
+
+    @staticmethod
+    def of(header: ShardHeader, arrays: Mapping[str, np.ndarray]) -> ShardContent:
+        return ShardContent(header.clip_ids, header.labels, header.splits, header.fingerprint, arrays, header.left_out)
+
+
+class ShardFormat(Protocol):
+    """How one shard becomes one file. Decoding may raise anything on damage.
+
+    ``source`` is a path where the file is local, else its bytes.
+    """
+
+    name: str
+    suffix: str
+
+    def encode(self, content: ShardContent) -> bytes | memoryview: ...
+
+    def decode_header(self, source: Path | bytes) -> ShardHeader: ...
+
+    def decode(self, source: Path | bytes) -> ShardContent: ...
+
+
 _QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("clip_id", "stage", "kind", "message", "path")])
 
 
-def same_identity(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def differing_identity(
+    one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, ...] = IDENTITY
+) -> list[str]:
     """Names of the identity fields in which two fingerprints differ (empty: they are the same)."""
-    return [name for name in IDENTITY if one.get(name) != other.get(name)]
+    return [name for name in names if one.get(name) != other.get(name)]
 
 
 class Store:
-    """Read and write the shards of one cache folder.
+    """Read and write the shards of one cache.
 
     Every method that opens a shard raises :class:`CacheError` naming the file if it is damaged.
     """
 
-    def __init__(self, folder: str | Path, shard_format: ShardFormat):
-        self.folder = Path(folder)
+    def __init__(self, root: str | Path, shard_format: ShardFormat):
+        self.files = open_files(root)
+        self.root = root
         self.format = shard_format
 
+    def name(self, stage: str, shard: int) -> str:
+        return f"{stage}/shard-{shard:05d}{self.format.suffix}"
+
+    def quarantine_name(self, stage: str, shard: int) -> str:
+        return f"{stage}/shard-{shard:05d}.quarantine.parquet"
+
+    def describe(self, stage: str, shard: int) -> str:
+        return self.files.describe(self.name(stage, shard))
+
     def path(self, stage: str, shard: int) -> Path:
-        return self.folder / stage / f"shard-{shard:05d}{self.format.suffix}"
+        """Local path of a shard; raises :class:`CacheError` for a remote cache."""
+        if not isinstance(self.files, LocalFiles):
+            raise CacheError(f"{self.describe(stage, shard)} is not a local file")
+        return self.files.path(self.name(stage, shard))
 
     def stages(self) -> list[str]:
-        if not self.folder.is_dir():
-            return []
-        return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and self.shards(path.name))
+        return [name for name in self.files.list("") if self.shards(name)]
 
     def shards(self, stage: str) -> list[int]:
-        """Indices of the shards that are complete, in order."""
-        folder = self.folder / stage
-        if not folder.is_dir():
-            return []
+        """Indices of the shards that are there, in order."""
         found = []
-        for path in folder.iterdir():
-            if path.name.endswith(self.format.suffix) and not path.name.startswith("."):
-                match = _SHARD.match(path.name.removesuffix(self.format.suffix))
+        for name in self.files.list(stage):
+            if name.endswith(self.format.suffix):
+                match = _SHARD.match(name.removesuffix(self.format.suffix))
                 if match:
                     found.append(int(match[1]))
         return sorted(found)
 
     def exists(self, stage: str, shard: int) -> bool:
-        return self.path(stage, shard).is_file()
+        return self.files.exists(self.name(stage, shard))
 
-    def write(self, stage: str, shard: int, content: ShardContent) -> Path:
-        """Write a shard so that it is complete or absent; raises :class:`CacheError` on a full disk."""
-        path = self.path(stage, shard)
-        with _atomically(path) as temporary:
-            self.format.write(temporary, content)
-        return path
+    def write(self, stage: str, shard: int, content: ShardContent) -> None:
+        """Write a shard and its quarantine table, each complete or absent."""
+        self.files.write(self.name(stage, shard), self.format.encode(content))
+        self.write_quarantine(stage, shard, content.left_out)
+
+    def write_quarantine(self, stage: str, shard: int, records: tuple[Quarantined, ...]) -> None:
+        """The table of what the shard leaves out: a view for people and tools; the shard itself is the truth."""
+        name = self.quarantine_name(stage, shard)
+        if not records:
+            self.files.remove(name)
+            return
+        table = pa.Table.from_pylist([vars(record) for record in records], schema=_QUARANTINE_SCHEMA)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        self.files.write(name, memoryview(sink.getvalue()))
+
+    def _source(self, stage: str, shard: int) -> Path | bytes:
+        name = self.name(stage, shard)
+        if isinstance(self.files, LocalFiles):
+            return self.files.path(name)
+        return self.files.read(name)
 
     def header(self, stage: str, shard: int) -> ShardHeader:
         """What a shard holds and what made it, without reading its arrays."""
-        path = self.path(stage, shard)
         try:
-            return self.format.read_header(path)
+            return self.format.decode_header(self._source(stage, shard))
         except Exception as error:
-            raise _damaged(path, error) from error
+            raise self._damaged(stage, shard, error) from error
 
-    def read(self, stage: str, shard: int) -> ShardContent:
-        """A whole shard, its checksum verified."""
-        path = self.path(stage, shard)
+    def read(self, stage: str, shard: int, verify: bool = True) -> ShardContent:
+        """A whole shard; its checksum is verified unless that was done before."""
         try:
-            content = self.format.read(path)
-            stored = self.format.read_header(path).checksum
+            source = self._source(stage, shard)
+            content = self.format.decode(source)
+            stored = self.format.decode_header(source).checksum if verify else ""
         except Exception as error:
-            raise _damaged(path, error) from error
-        if content.checksum != stored:
-            raise CacheError(f"{path} is damaged: its content does not match its checksum")
+            raise self._damaged(stage, shard, error) from error
+        if verify and content.checksum != stored:
+            raise CacheError(f"{self.describe(stage, shard)} is damaged: its content does not match its checksum")
         return content
 
-    def quarantine_path(self, stage: str, shard: int) -> Path:
-        return self.folder / stage / f"shard-{shard:05d}.quarantine.parquet"
-
-    def write_quarantine(self, stage: str, shard: int, records: Sequence[Quarantined]) -> None:
-        """Record the clips left out; an empty list removes the record."""
-        path = self.quarantine_path(stage, shard)
-        if not records:
-            path.unlink(missing_ok=True)
-            return
-        table = pa.Table.from_pylist([vars(record) for record in records], schema=_QUARANTINE_SCHEMA)
-        with _atomically(path) as temporary:
-            pq.write_table(table, temporary)
-
-    def read_quarantine(self, stage: str, shard: int) -> list[Quarantined]:
-        path = self.quarantine_path(stage, shard)
-        if not path.is_file():
-            return []
-        try:
-            return [Quarantined(**row) for row in pq.read_table(path).to_pylist()]
-        except (pa.ArrowInvalid, OSError, TypeError) as error:
-            raise _damaged(path, error) from error
+    def _damaged(self, stage: str, shard: int, error: Exception) -> CacheError:
+        where = self.describe(stage, shard)
+        if isinstance(error, CacheError):
+            return error
+        if isinstance(error, FileNotFoundError) and not self.exists(stage, shard):
+            return CacheError(f"{where} does not exist")
+        return CacheError(f"{where} is damaged or is not a shard of this cache ({type(error).__name__}: {error})")
 
 
-def _damaged(path: Path, error: Exception) -> CacheError:
-    if isinstance(error, CacheError):
-        return error
-    if isinstance(error, FileNotFoundError) and not path.exists():
-        return CacheError(f"{path} does not exist")
-    return CacheError(f"{path} is damaged or is not a shard of this cache ({type(error).__name__}: {error})")
-
-
-class _atomically:
-    """Context manager: a temporary path that becomes ``path`` on success and vanishes on failure."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CacheError(f"cannot make the folder {self.path.parent}: {error}") from error
-        return self.temporary
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        try:
-            if error is None:
-                with self.temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
-                os.replace(self.temporary, self.path)
-                _sync_folder(self.path.parent)
-                return
-        except OSError as failure:
-            error = failure
-        finally:
-            with suppress(OSError):
-                self.temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or "No space left" in str(error)
-            reason = "the disk is full" if full else str(error)
-            raise CacheError(f"cannot write {self.path}: {reason}; nothing was left behind") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def open_store(folder: str | Path, name: str = "hdf5") -> Store:
-    """The cache in ``folder`` with shards of the named format; raises :class:`CacheError` for another."""
+def formats() -> dict[str, type[ShardFormat]]:
+    """Formats by name; a new one is one file and one line here."""
     from pipeline.cache.hdf5 import HDF5Format
+    from pipeline.cache.webdataset import WebDatasetFormat
 
-    formats: dict[str, type[ShardFormat]] = {"hdf5": HDF5Format}
-    if name not in formats:
-        raise CacheError(f"unknown cache format '{name}': there are {', '.join(formats)}")
-    return Store(folder, formats[name]())
+    return {"hdf5": HDF5Format, "webdataset": WebDatasetFormat}
+
+
+def open_store(root: str | Path, name: str = "hdf5") -> Store:
+    """The cache in a folder or at an fsspec URL; raises :class:`CacheError` for an unknown format."""
+    known = formats()
+    if name not in known:
+        raise CacheError(f"unknown cache format '{name}': there are {', '.join(known)}")
+    return Store(root, known[name]())
+
+
+def convert(source: Store, target: Store) -> int:
+    """Copy every shard into another format or place, bit for bit; returns how many were written."""
+    written = 0
+    for stage in source.stages():
+        for shard in source.shards(stage):
+            content = source.read(stage, shard)
+            if target.exists(stage, shard):
+                try:
+                    if target.read(stage, shard).checksum == content.checksum:
+                        continue
+                except CacheError:
+                    pass  # damaged: written again
+            target.write(stage, shard, content)
+            written += 1
+    return written

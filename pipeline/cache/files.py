@@ -1,0 +1,147 @@
+"""Where the cache's files lie: a local folder, or an object store through fsspec.
+
+A write is complete or absent: locally a temporary name, fsync and rename; object stores do as much with
+every put.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import fsspec
+
+from pipeline.errors import CacheError
+
+
+class Files(Protocol):
+    """Names are relative, with forward slashes: ``cavp/shard-00000.h5``."""
+
+    root: str
+
+    def exists(self, name: str) -> bool: ...
+
+    def list(self, folder: str) -> list[str]:
+        """Names directly in a folder, sorted; empty if there is no such folder."""
+        ...
+
+    def read(self, name: str) -> bytes: ...
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Complete or absent; raises :class:`CacheError` on a full disk."""
+        ...
+
+    def remove(self, name: str) -> None: ...
+
+    def size(self, name: str) -> int: ...
+
+    def describe(self, name: str) -> str: ...
+
+
+class LocalFiles:
+    """A folder on this machine or on a shared file system."""
+
+    def __init__(self, root: str | Path):
+        self.root = str(root)
+
+    def path(self, name: str) -> Path:
+        return Path(self.root) / name
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).is_file()
+
+    def list(self, folder: str) -> list[str]:
+        path = self.path(folder)
+        return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+
+    def read(self, name: str) -> bytes:
+        return self.path(name).read_bytes()
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        path = self.path(name)
+        # Unique over hosts and processes: two workers on one shard must not share a temporary file.
+        temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+            reason = "the disk is full" if full else str(error)
+            raise CacheError(f"cannot write {path}: {reason}; nothing was left behind") from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
+
+    def size(self, name: str) -> int:
+        return self.path(name).stat().st_size
+
+    def describe(self, name: str) -> str:
+        return str(self.path(name))
+
+
+class RemoteFiles:
+    """An fsspec URL such as ``s3://bucket/cache``; every put there is whole or absent."""
+
+    def __init__(self, url: str):
+        self.root = url.rstrip("/")
+        self.filesystem, self.prefix = fsspec.core.url_to_fs(self.root)
+
+    def _path(self, name: str) -> str:
+        return f"{self.prefix}/{name}"
+
+    def exists(self, name: str) -> bool:
+        return bool(self.filesystem.isfile(self._path(name)))
+
+    def list(self, folder: str) -> list[str]:
+        path = self._path(folder).rstrip("/")
+        self.filesystem.invalidate_cache()
+        if not self.filesystem.isdir(path):
+            return []
+        return sorted(str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in self.filesystem.ls(path, detail=False))
+
+    def read(self, name: str) -> bytes:
+        return bytes(self.filesystem.cat_file(self._path(name)))
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        try:
+            self.filesystem.makedirs(self._path(name).rsplit("/", 1)[0], exist_ok=True)
+            self.filesystem.pipe_file(self._path(name), bytes(data))
+        except OSError as error:
+            raise CacheError(f"cannot write {self.describe(name)}: {error}") from error
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self.filesystem.rm_file(self._path(name))
+
+    def size(self, name: str) -> int:
+        return int(self.filesystem.size(self._path(name)))
+
+    def describe(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_files(root: str | Path) -> Files:
+    """Local for a path, fsspec for a URL (``scheme://``)."""
+    return RemoteFiles(str(root)) if "://" in str(root) else LocalFiles(root)
