@@ -68,7 +68,12 @@ def main() -> None:
             row[f"{name}_cosine_of_differences_between_steps"] = round(float(centred.mean()), 4)
         print(row)
         rows.append(row)
-    values = {"vit_layers": arguments.vit_layers, "frames": arguments.frames, "weights": "random, unit gain", "clips": rows}
+    values = {
+        "vit_layers": arguments.vit_layers,
+        "frames": arguments.frames,
+        "weights": "random, unit gain",
+        "clips": rows,
+    }
     write_result("preprocessing", values, arguments.out)
 
 

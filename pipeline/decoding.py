@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -48,6 +49,7 @@ def _worker(connection: Connection, config: MediaConfig, decoder: Decoder) -> No
     if sys.platform == "linux":  # a worker stuck in native code must not outlive its parent
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(10)  # where cores are few, the encoder comes first: decoding is ahead of it anyway
     while True:
         try:
             job = connection.recv()

@@ -205,7 +205,8 @@ def test_array_slices(arguments, environment, expected):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment"), [((3, 3), {}), ((-1, 2), {}), ((1, None), {}), ((None, None), {"SLURM_ARRAY_TASK_ID": "1"})]
+    ("arguments", "environment"),
+    [((3, 3), {}), ((-1, 2), {}), ((1, None), {}), ((None, None), {"SLURM_ARRAY_TASK_ID": "1"})],
 )
 def test_wrong_slices(arguments, environment):
     with pytest.raises(InputError):
