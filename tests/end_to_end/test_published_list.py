@@ -9,10 +9,11 @@ from tests.end_to_end.test_line import run
 def test_visualsound_list_of_published_size(tmp_path):
     dice = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
-    rows = [
-        ["".join(dice.choices(letters, k=11)), dice.randrange(600), f"label {n % 308}, quoted", "test" if n % 17 == 0 else "train"]
-        for n in range(91_047)
-    ]  # fmt: skip
+    rows = []
+    for number in range(91_047):
+        split = "test" if number % 17 == 0 else "train"
+        youtube_id = "".join(dice.choices(letters, k=11))
+        rows.append([youtube_id, dice.randrange(600), f"label {number % 308}, quoted", split])
     table = tmp_path / "visualsound.csv"
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
