@@ -152,12 +152,21 @@ class MapperConfig:
     heads: int = 12
     max_positions: int = 1024
     dropout: float = 0.1
+    diffusion_steps: int = 1000  # of the diffusion mapper alone
+    sampling_steps: int = 50
 
 
 @dataclass(config=_STRICT, frozen=True)
 class TrainingConfig:
-    """Optimisation of paper section 4.1.2."""
+    """Optimisation of paper section 4.1.2.
 
+    ``data``: the cache in ``memory`` or as a ``stream``; ``auto`` takes memory where it fits.
+    ``accumulate`` splits a process's part of the global batch into that many backward passes.
+    """
+
+    data: Literal["auto", "memory", "stream"] = "auto"
+    accumulate: int = 1
+    compile: bool = False
     epochs: int = 40
     global_batch: int = 48
     learning_rate: float = 1e-3

@@ -39,11 +39,11 @@ def train(
     summary(
         "train",
         {
-            "clips": f"{len(trainer.train_rows)} train, {len(trainer.validation_rows)} validation",
-            "left out": trainer.data.joined.left_out_reasons(),
+            "clips": f"{trainer.train_clips} train, {trainer.validation_clips} validation, {trainer.data.how}",
+            "left out": trainer.data.left_out,
             "mapper": f"{trainer.parameters / 1e6:.2f} M trained parameters, {settings.mapper.fusion} fusion",
             "epochs": f"{outcome.epochs_now} now, {outcome.epochs_before} before, {trainer.epoch} in all",
-            **{name: f"{value:.5g}" for name, value in outcome.metrics.items()},
+            **{name: f"{value:.5g}" for name, value in outcome.metrics.items() if name[-1] not in "12345678"},
             "seconds": f"{outcome.seconds:.1f}",
             "written to": run / "mapper",
         },

@@ -29,7 +29,8 @@ class MapperSpec:
     """All that is needed to rebuild a mapper, and what it was fitted on.
 
     ``dimensions`` and ``lengths``: width and steps of each visual stream; ``target``: (T_c, D_c), the
-    paper's (8, 768). ``provenance``: fingerprints of the encoders, preset, epochs, metrics.
+    paper's (8, 768). ``statistics``: mean and standard deviation of the training targets.
+    ``provenance``: fingerprints of the encoders, preset, epochs, metrics.
     """
 
     mapper: MapperConfig
@@ -37,7 +38,28 @@ class MapperSpec:
     lengths: dict[str, int]
     target: tuple[int, int]
     loss: str = "mse"
+    statistics: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> str:
+        """A model card in Markdown: what the mapper is, on what it was fitted, how well."""
+        made = self.provenance
+        rows = {
+            "mapper": f"{self.mapper.kind}, {self.mapper.layers} layers, width {self.mapper.width}",
+            "visual encoders": f"{' + '.join(self.mapper.encoders)}, fusion {self.mapper.fusion}",
+            "preset": made.get("preset"),
+            "training clips": made.get("train_clips"),
+            "epochs": made.get("epochs"),
+            **{f"weights of {name}": weights for name, weights in made.get("encoders", {}).items()},
+            **{name: f"{value:.5g}" for name, value in made.get("metrics", {}).items() if name != "epoch"},
+        }
+        lines = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+        return (
+            "# MFM-Mapper\n\nPredicts 8 pooled AudioMAE vectors from video features, to condition AudioLDM-2. "
+            "Load with `trainer.registry.MFMMapper.from_pretrained(folder)`.\n\n"
+            f"| | |\n| --- | --- |\n{lines}\n\n"
+            "Sound made with AudioLDM-2's official weights is bound by their licence, CC BY-NC-SA 4.0.\n"
+        )
 
 
 class Mapper(nn.Module, ABC):
@@ -62,12 +84,13 @@ class Mapper(nn.Module, ABC):
         return self.losses(visual, target).mean()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``; the folder is replaced as a whole."""
+        """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "config.json").write_text(json.dumps(asdict(self.spec), indent=2))
+        (folder / "README.md").write_text(self.spec.card())
 
 
 def error_per_clip(predicted: Tensor, target: Tensor, kind: str = "mse") -> Tensor:
@@ -75,6 +98,29 @@ def error_per_clip(predicted: Tensor, target: Tensor, kind: str = "mse") -> Tens
     difference = predicted.float() - target.float()
     per_value = difference.abs() if kind == "l1" else difference.square()
     return per_value.sum(dim=-1).mean(dim=-1)
+
+
+def build_gpt2(spec: MapperSpec, sequence: int) -> GPT2Model:
+    """GPT-2 at the spec's sizes, without a token embedding; raises :class:`WeightsError` if it is too short."""
+    config = spec.mapper
+    if sequence > config.max_positions:
+        raise WeightsError(f"a sequence of {sequence} does not fit mapper.max_positions = {config.max_positions}")
+    gpt2 = GPT2Model(
+        GPT2Config(
+            vocab_size=1,
+            n_positions=config.max_positions,
+            n_embd=spec.target[1],
+            n_layer=config.layers,
+            n_head=config.heads,
+            resid_pdrop=config.dropout,
+            embd_pdrop=config.dropout,
+            attn_pdrop=config.dropout,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+    gpt2.wte.weight.requires_grad_(False)
+    return gpt2
 
 
 class GPT2Mapper(Mapper):
@@ -99,24 +145,7 @@ class GPT2Mapper(Mapper):
         self.fusion = FUSIONS[config.fusion](dimensions, lengths, width)
         self.sos = nn.Parameter(0.02 * torch.randn(width))
         self.eos = nn.Parameter(0.02 * torch.randn(width))
-        longest = self.fusion.length + 2 + steps
-        if longest > config.max_positions:
-            raise WeightsError(f"a sequence of {longest} does not fit mapper.max_positions = {config.max_positions}")
-        self.gpt2 = GPT2Model(
-            GPT2Config(
-                vocab_size=1,
-                n_positions=config.max_positions,
-                n_embd=width,
-                n_layer=config.layers,
-                n_head=config.heads,
-                resid_pdrop=config.dropout,
-                embd_pdrop=config.dropout,
-                attn_pdrop=config.dropout,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-        )
-        self.gpt2.wte.weight.requires_grad_(False)
+        self.gpt2 = build_gpt2(spec, sequence=self.fusion.length + 2 + steps)
 
     def prefix(self, visual: Mapping[str, Tensor]) -> Tensor:
         """[SOS, V_e, EOS]: (B, T_e + 2, D)."""

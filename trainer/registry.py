@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from trainer.diffusion_mapper import DiffusionMapper
 from trainer.mapper import GPT2Mapper, Mapper, MapperSpec, load_weights, read_spec
 
-MAPPERS: dict[str, Callable[[MapperSpec], Mapper]] = {"gpt2": GPT2Mapper}
+MAPPERS: dict[str, Callable[[MapperSpec], Mapper]] = {"gpt2": GPT2Mapper, "diffusion": DiffusionMapper}
 
 
 def build_mapper(spec: MapperSpec) -> Mapper:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors import SafetensorError
-from torch import Tensor
 
-from pipeline.cache import Joined, Store, join
+from pipeline.cache import Store
 from pipeline.errors import CacheError, InputError, MFMError
 from presets import Preset
-from trainer.data import TARGET, TensorData
+from trainer.curves import draw_curves
+from trainer.data import TARGET, Data, epoch_order, load_data
 from trainer.initialise import initialise_gpt2
-from trainer.mapper import Mapper, MapperSpec, error_per_clip
+from trainer.mapper import Mapper, MapperSpec
 from trainer.registry import build_mapper
+from trainer.validate import Validation, target_statistics, validate
 
 
 class TrainingError(MFMError):
@@ -43,46 +44,36 @@ class Outcome:
     metrics: dict[str, float]
 
 
-def global_batches(rows: Tensor, size: int, seed: int, epoch: int) -> list[Tensor]:
-    """The epoch's batches: a permutation that follows from seed and epoch alone, last batch short."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return list(rows[torch.randperm(len(rows), generator=generator)].split(size))
+# What may change between two parts of one run: nothing of it changes the numbers.
+_FREE = ("epochs", "log_every", "data", "compile")
 
 
 class Trainer:
-    """One run in one folder: ``train.yaml``, ``metrics.jsonl``, ``checkpoints/``, ``mapper/``."""
+    """One run in one folder.
+
+    ``train.yaml`` (settings), ``metrics.jsonl``, ``curves.png``, ``worst_clips.json``, ``logs/``
+    (TensorBoard), ``checkpoints/`` (the last two), ``mapper/`` (last) and ``mapper-best/`` (lowest
+    free-running validation error).
+    """
 
     def __init__(self, preset: Preset, store: Store, run: str | Path, device: str = "auto"):
         self.preset, self.run = preset, Path(run)
         training = preset.training
-        self.accelerator = Accelerator(mixed_precision=training.mixed_precision, cpu=device == "cpu")
+        self.accelerator = Accelerator(
+            mixed_precision=training.mixed_precision, cpu=device == "cpu", log_with="tensorboard", project_dir=str(run)
+        )
         self.encoders = list(preset.mapper.encoders)
-        joined = join(store, [*self.encoders, TARGET])
-        self._check_widths(joined)
-        self.data = TensorData.of(joined, self.accelerator.device)
-        self.train_rows = self.data.indices("train")
-        self.validation_rows = self.data.indices("validation")
-        if not len(self.train_rows):
+        self.data: Data = load_data(store, [*self.encoders, TARGET], self.accelerator.device, training.data)
+        self._check_widths()
+        self.train_clips, self.validation_clips = self.data.count("train"), self.data.count("validation")
+        if not self.train_clips:
             raise InputError(f"{store.files.root} has no clip of split 'train' with all stages")
         set_seed(training.seed)
-        steps, width = joined.arrays[TARGET].shape[1:]
-        self.spec = MapperSpec(
-            mapper=preset.mapper,
-            dimensions={name: joined.arrays[name].shape[2] for name in self.encoders},
-            lengths={name: joined.arrays[name].shape[1] for name in self.encoders},
-            target=(steps, width),
-            loss=training.loss,
-            provenance={
-                "preset": preset.name,
-                "encoders": {name: made["weights"] for name, made in joined.provenance.items()},
-                "encoder_configs": {name: made["config"] for name, made in joined.provenance.items()},
-                "media": joined.provenance[TARGET]["media"],
-                "train_clips": len(self.train_rows),
-            },
-        )
+        self.spec = self._spec(target_statistics(self.data, 256))
         model = build_mapper(self.spec)
         initialise_gpt2(model.gpt2, preset.mapper.initialise)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.parameters = sum(parameter.numel() for parameter in parameters)
         optimizer = torch.optim.AdamW(
             parameters,
             lr=training.learning_rate,
@@ -91,39 +82,57 @@ class Trainer:
             fused=True,
         )
         warmup = training.warmup_steps
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
+        # Not prepared: Accelerate would step it once a process, but our batches are global.
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0
         )
+        if training.compile:
+            model.compile()
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        # Not prepared: Accelerate would step it once per process, but our batches are global.
-        self.scheduler = scheduler
-        self.accelerator.register_for_checkpointing(scheduler)
-        self.parameters = sum(parameter.numel() for parameter in parameters)
+        self.accelerator.register_for_checkpointing(self.scheduler)
         self.epoch = 0
         self.metrics: list[dict[str, Any]] = []
 
-    def _check_widths(self, joined: Joined) -> None:
+    def _spec(self, statistics: dict[str, float]) -> MapperSpec:
+        made = self.data.provenance
+        return MapperSpec(
+            mapper=self.preset.mapper,
+            dimensions={name: self.data.shapes[name][1] for name in self.encoders},
+            lengths={name: self.data.shapes[name][0] for name in self.encoders},
+            target=self.data.shapes[TARGET],
+            loss=self.preset.training.loss,
+            statistics=statistics,
+            provenance={
+                "preset": self.preset.name,
+                "encoders": {name: values["weights"] for name, values in made.items()},
+                "encoder_configs": {name: values["config"] for name, values in made.items()},
+                "media": made[TARGET]["media"],
+                "train_clips": self.train_clips,
+            },
+        )
+
+    def _check_widths(self) -> None:
         expected = {
             "cavp": self.preset.encoders.cavp.embedding,
             "audiomae": self.preset.encoders.audiomae.width,
         }
         for name, width in expected.items():
-            if name in joined.arrays and joined.arrays[name].shape[2] != width:
+            if name in self.data.shapes and self.data.shapes[name][1] != width:
                 raise CacheError(
-                    f"the cached '{name}' features have {joined.arrays[name].shape[2]} values, preset "
+                    f"the cached '{name}' features have {self.data.shapes[name][1]} values, preset "
                     f"'{self.preset.name}' makes {width}: this cache belongs to another preset "
-                    f"('{joined.provenance[name].get('preset')}')"
+                    f"('{self.data.provenance[name].get('preset')}')"
                 )
 
     # --- folder -------------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
-        training = {k: v for k, v in self.preset.to_dict()["training"].items() if k not in ("epochs", "log_every")}
+        training = {k: v for k, v in self.preset.to_dict()["training"].items() if k not in _FREE}
         return {
             "mapper": self.preset.to_dict()["mapper"],
             "training": training,
             "encoders": self.spec.provenance["encoders"],
-            "train_clips": len(self.train_rows),
+            "train_clips": self.train_clips,
         }
 
     def prepare_folder(self) -> None:
@@ -178,12 +187,16 @@ class Trainer:
                 shutil.rmtree(old)
             lines = "".join(json.dumps(line) + "\n" for line in self.metrics)
             (self.run / "metrics.jsonl").write_text(lines)
-            self.save_mapper()
+            draw_curves(self.metrics, self.run / "curves.png")
+            self.save_mapper("mapper")
+            best = min(self.metrics, key=lambda line: line.get("validation_free_running", float("inf")))
+            if best is self.metrics[-1] and "validation_free_running" in best:
+                self.save_mapper("mapper-best")
         self.accelerator.wait_for_everyone()
 
-    def save_mapper(self) -> None:
+    def save_mapper(self, name: str) -> None:
         """The mapper alone, for generation, swapped in as a whole folder."""
-        final, temporary, old = self.run / "mapper", self.run / "mapper.tmp", self.run / "mapper.old"
+        final, temporary, old = (self.run / f"{name}{suffix}" for suffix in ("", ".tmp", ".old"))
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         model: Mapper = self.accelerator.unwrap_model(self.model)
@@ -202,66 +215,85 @@ class Trainer:
         started = time.monotonic()
         self.prepare_folder()
         before = self.epoch
+        if self.epoch < self.preset.training.epochs:
+            self.accelerator.init_trackers("logs")
         while self.epoch < self.preset.training.epochs:
             train_loss = self._train_epoch(on_step)
             self.epoch += 1
             metrics: dict[str, Any] = {"epoch": self.epoch, "train_loss": train_loss}
-            if len(self.validation_rows):
-                metrics |= self.validate(self.validation_rows)
+            if self.validation_clips:
+                metrics |= self._validate().metrics()
+            self.accelerator.log({k: v for k, v in metrics.items() if k != "epoch"}, step=self.epoch)
             self.metrics.append(metrics)
             self.save()
+        if self.epoch > before:
+            self.accelerator.end_training()
         latest = {key: value for key, value in (self.metrics or [{}])[-1].items() if key != "epoch"}
         return Outcome(before, self.epoch - before, time.monotonic() - started, latest)
+
+    def _validate(self) -> Validation:
+        """Every process computes the same figures on all validation clips: no collective to get wrong."""
+        model: Mapper = self.accelerator.unwrap_model(self.model)
+        state = torch.get_rng_state()  # validation must not change what training draws next
+        with self.accelerator.autocast():
+            result = validate(model, self.data)
+        torch.set_rng_state(state)
+        if self.accelerator.is_main_process:
+            (self.run / "worst_clips.json").write_text(json.dumps(result.worst(), indent=1))
+        return result
 
     def _train_epoch(self, on_step: Callable[[int, int, str], None]) -> float:
         training = self.preset.training
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        batches = global_batches(self.train_rows, training.global_batch, training.seed, self.epoch)
+        steps = -(-self.train_clips // training.global_batch)
+        order = epoch_order(training.seed, self.epoch)
         self.model.train()
         total = torch.zeros((), device=self.accelerator.device)
-        note = ""
+        recent: list[tuple[torch.Tensor, Any]] = []  # losses still on the device, with their clips
+        batches = self.data.batches("train", training.global_batch, order, rank, world)
         for step, batch in enumerate(batches):
-            mine = batch[rank::world]
-            rows = mine if len(mine) else batch[:1]  # every process steps; a surplus row weighs nothing
-            data = self.data.take(rows, [*self.encoders, TARGET])
-            with self.accelerator.autocast():
-                losses = self.model({name: data[name] for name in self.encoders}, data[TARGET])
-            # The mean over the global batch, whatever the number of processes (DDP averages gradients).
-            loss = losses.sum() * (world / len(batch)) if len(mine) else losses.sum() * 0.0
-            self.accelerator.backward(loss)
+            loss = self._backward(batch, world)
             if training.gradient_clip is not None:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
             self.optimizer.step()
             self.scheduler.step()
             self.optimizer.zero_grad(set_to_none=True)
-            total += loss.detach() * (len(batch) / world)
-            if (step + 1) % training.log_every == 0 or step + 1 == len(batches):
-                value = float(loss.detach())  # the only place where the host waits for the device
-                if not math.isfinite(value):
-                    ids = ", ".join(self.data.joined.clip_ids[row] for row in batch.tolist())
-                    raise TrainingError(f"the loss is {value} in epoch {self.epoch + 1}, step {step + 1}, clips: {ids}")
-                note = f"loss {value:.4f}"
-            on_step(self.epoch * len(batches) + step + 1, training.epochs * len(batches), note)
+            total += loss * (len(batch.clip_ids) / world)
+            recent.append((loss, batch.clip_ids))
+            note = ""
+            if (step + 1) % training.log_every == 0 or step + 1 == steps:
+                note = f"loss {self._check_losses(recent, step):.4f}"
+                recent = []
+            on_step(self.epoch * steps + step + 1, training.epochs * steps, note)
         total = self.accelerator.reduce(total, "sum")
-        return float(total) / len(self.train_rows)
+        return float(total) / self.train_clips
 
-    @torch.no_grad()
-    def validate(self, rows: Tensor, batch: int = 256) -> dict[str, float]:
-        """Teacher-forced and free-running error (the paper's MSE) and cosine per token, over all rows."""
-        model: Mapper = self.accelerator.unwrap_model(self.model)
-        model.eval()
-        forced, free, cosine = [], [], []
-        for part in rows.split(batch):
-            data = self.data.take(part, [*self.encoders, TARGET])
-            visual = {name: data[name] for name in self.encoders}
-            with self.accelerator.autocast():
-                forced.append(model.losses(visual, data[TARGET]))
-                predicted = model.predict(visual)
-            free.append(error_per_clip(predicted, data[TARGET]))
-            cosine.append(torch.cosine_similarity(predicted, data[TARGET], dim=-1).mean(dim=-1))
-        model.train()
-        return {
-            "validation_loss": float(torch.cat(forced).mean()),
-            "validation_free_running": float(torch.cat(free).mean()),
-            "validation_cosine": float(torch.cat(cosine).mean()),
-        }
+    def _backward(self, batch: Any, world: int) -> torch.Tensor:
+        """Gradients of the mean loss over the global batch, whatever the number of processes and parts."""
+        rows = len(batch.target)
+        parts = min(self.preset.training.accumulate, rows)
+        total = torch.zeros((), device=self.accelerator.device)
+        for index, part in enumerate(torch.arange(rows).chunk(parts)):
+            first, last = int(part[0]), int(part[-1]) + 1
+            # Data parallel processes exchange gradients with the last part only.
+            last_part = index == parts - 1
+            with nullcontext() if last_part else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    visual = {name: array[first:last] for name, array in batch.visual.items()}
+                    losses = self.model(visual, batch.target[first:last])
+                # DDP averages over processes, hence the factor: the sum over processes is the mean over clips.
+                loss = losses.sum() * (batch.weight * world / len(batch.clip_ids))
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _check_losses(self, recent: list[tuple[torch.Tensor, Any]], step: int) -> float:
+        """The only place where the host waits for the device. Raises :class:`TrainingError` on NaN or Inf."""
+        losses = torch.stack([loss for loss, _ in recent]).tolist()
+        for offset, (value, (_, clip_ids)) in enumerate(zip(losses, recent, strict=True)):
+            if not abs(value) < float("inf"):
+                at = step - len(losses) + offset + 2
+                raise TrainingError(
+                    f"the loss is {value} in epoch {self.epoch + 1}, step {at}, clips: {', '.join(clip_ids)}"
+                )
+        return float(losses[-1])

@@ -31,6 +31,11 @@ class Joined:
     def __len__(self) -> int:
         return len(self.clip_ids)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Steps and width of each stage."""
+        return {name: (array.shape[1], array.shape[2]) for name, array in self.arrays.items()}
+
     def left_out_reasons(self) -> str:
         counts = Counter(self.left_out.values())
         return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none"
@@ -44,8 +49,8 @@ class _Stage:
     provenance: Mapping[str, Any]
 
 
-def _read_stage(store: Store, stage: str) -> _Stage:
-    shards = store.shards(stage)
+def _read_stage(store: Store, stage: str, wanted: Sequence[int] | None, empty_ok: bool) -> _Stage:
+    shards = store.shards(stage) if wanted is None else list(wanted)
     if not shards:
         raise CacheError(
             f"{store.files.root} has no complete shard of stage '{stage}': run make extract STAGE={stage} first"
@@ -67,22 +72,27 @@ def _read_stage(store: Store, stage: str) -> _Stage:
         if content.clip_ids:
             rows.update(zip(content.clip_ids, zip(content.labels, content.splits, strict=True), strict=True))
             features.append(content.features)
+    if not features and empty_ok:
+        features = [np.zeros((0, 0, 0), np.float32)]
     if not features:
         raise CacheError(f"stage '{stage}' in {store.files.root} holds no clip: all of them were quarantined")
     assert first is not None
     return _Stage(rows, np.concatenate(features), faults, first)
 
 
-def join(store: Store, stages: Sequence[str]) -> Joined:
-    """Join stages by clip id; raises :class:`CacheError` for a missing stage, a mixed or an empty cache."""
-    read = {stage: _read_stage(store, stage) for stage in stages}
+def join(store: Store, stages: Sequence[str], shards: Sequence[int] | None = None, *, empty_ok: bool = False) -> Joined:
+    """Join stages by clip id, all shards or some.
+
+    Raises :class:`CacheError` for a missing stage, a mixed cache and, unless ``empty_ok``, an empty one.
+    """
+    read = {stage: _read_stage(store, stage, shards, empty_ok) for stage in stages}
     common = set.intersection(*(set(part.rows) for part in read.values()))
     every = set.union(*(set(part.rows) | set(part.faults) for part in read.values()))
     left_out = {}
     for clip_id in sorted(every - common):
         absent = next(stage for stage in stages if clip_id not in read[stage].rows)
         left_out[clip_id] = f"{read[absent].faults.get(clip_id, 'not extracted')} ({absent})"
-    if not common:
+    if not common and not empty_ok:
         raise CacheError(f"no clip in {store.files.root} has all of {', '.join(stages)}")
     ids = sorted(common)
     arrays = {}

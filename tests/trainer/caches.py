@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from pipeline.cache import ShardContent, Store, open_store
 from presets import load_preset
@@ -40,3 +41,19 @@ def write_cache(folder, clips=24, shards=2, seed=0, widths=None, stages=("cavp",
             )
             store.write(stage, shard, content)
     return store
+
+
+def comparable(state):
+    """A state dict without GPT-2's key biases.
+
+    Softmax does not see them, so their gradient is zero up to rounding, which Adam blows up to whole steps:
+    after any change in the order of a sum they differ, and nothing else does.
+    """
+    kept = {}
+    for name, tensor in state.items():
+        if name.endswith("c_attn.bias"):
+            query, _, value = tensor.chunk(3)
+            kept[name] = torch.cat([query, value])
+        else:
+            kept[name] = tensor
+    return kept

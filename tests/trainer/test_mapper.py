@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2Model
 
@@ -120,3 +121,39 @@ def test_initial_weights_that_do_not_fit(mapper, tmp_path):
         initialise_gpt2(mapper.gpt2, str(tmp_path / "gpt2.safetensors"))
     assert "h.0.ln_1.weight" in str(caught.value)
     assert "wpe.weight: (5, 24) instead of (80, 24)" in str(caught.value)
+
+
+@pytest.mark.parametrize("fusion", ["concat", "add", "cat"])
+@pytest.mark.parametrize("encoders", [["cavp", "timechat"], ["cavp"], ["timechat"]])
+def test_diffusion_shapes_and_gradients(fusion, encoders, batch):
+    visual, target = batch
+    mapper = build_mapper(make_spec(kind="diffusion", fusion=fusion, encoders=encoders, sampling_steps=3))
+    assert mapper.losses(visual, target).shape == (3,)
+    mapper.loss(visual, target).backward()
+    assert [n for n, p in mapper.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert mapper.eval().predict(visual).shape == (3, 8, 24)
+
+
+def test_diffusion_sampling_is_ddpm(batch):
+    """One clip against diffusers' own loop with the same random numbers; and no clip depends on its batch."""
+    torch.manual_seed(2)
+    visual, _ = batch
+    mapper = build_mapper(make_spec(kind="diffusion", sampling_steps=5)).eval()
+    one = {name: stream[:1] for name, stream in visual.items()}
+    generator = torch.Generator().manual_seed(0)
+    scheduler = DDPMScheduler.from_config(mapper.scheduler.config)
+    scheduler.set_timesteps(5)
+    latents = torch.randn((1, 8, 24), generator=generator)
+    with torch.no_grad():
+        for time in scheduler.timesteps:
+            predicted = mapper.denoise(one, latents, time.expand(1))
+            latents = scheduler.step(predicted, time, latents, generator=generator).prev_sample
+    torch.testing.assert_close(mapper.predict(one), latents, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mapper.predict(visual)[:1], mapper.predict(one), atol=1e-4, rtol=1e-4)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(KeyError):
+        build_mapper(make_spec(kind="transformer"))
+    with pytest.raises(KeyError):
+        build_mapper(make_spec(fusion="multiply"))

@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 from pipeline.cache import Quarantined, ShardContent, join
 from pipeline.errors import CacheError, InputError
 from presets import load_preset
-from tests.trainer.caches import write_cache
-from trainer.train import Trainer, TrainingError, global_batches
+from tests.trainer.caches import comparable, write_cache
+from trainer.data import StreamData, TensorData, epoch_order
+from trainer.train import Trainer, TrainingError
 
 SETTINGS = ["training.epochs=3", "mapper.layers=1", "training.log_every=1"]
 
@@ -27,8 +28,8 @@ def weights(run):
 
 
 def assert_same_weights(one, other, **tolerance):
-    for name, tensor in weights(one).items():
-        torch.testing.assert_close(tensor, weights(other)[name], **tolerance)
+    for name, tensor in comparable(weights(one)).items():
+        torch.testing.assert_close(tensor, comparable(weights(other))[name], **tolerance)
 
 
 def test_training_lowers_the_error_and_saves_a_folder(tmp_path):
@@ -41,7 +42,11 @@ def test_training_lowers_the_error_and_saves_a_folder(tmp_path):
     config = json.loads((tmp_path / "run/mapper/config.json").read_text())
     assert config["provenance"]["encoders"]["cavp"] == "cavp-weights"
     assert config["provenance"]["epochs"] == 60
-    assert (tmp_path / "run/train.yaml").is_file()
+    for name in ("train.yaml", "curves.png", "mapper-best/model.safetensors", "mapper/README.md"):
+        assert (tmp_path / "run" / name).stat().st_size > 100
+    assert list((tmp_path / "run/logs").rglob("events.*"))
+    worst = json.loads((tmp_path / "run/worst_clips.json").read_text())
+    assert worst[0]["free_running"] == max(row["free_running"] for row in worst)
     assert len(trainer.checkpoints()) == 2
 
 
@@ -72,13 +77,57 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         fit(store, tmp_path / "run", "training.learning_rate=0.5")
 
 
-def test_batches_cover_every_clip_once():
-    rows = torch.arange(10, 33)
-    batches = global_batches(rows, 5, seed=1, epoch=0)
-    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
-    assert torch.equal(torch.cat(batches).sort().values, rows)
-    assert not torch.equal(torch.cat(batches), torch.cat(global_batches(rows, 5, seed=1, epoch=1)))
-    assert torch.equal(torch.cat(batches), torch.cat(global_batches(rows, 5, seed=1, epoch=0)))
+STAGES = ["cavp", "timechat", "audiomae"]
+
+
+@pytest.mark.parametrize("kind", ["memory", "stream"])
+def test_batches_cover_every_clip_once(tmp_path, kind):
+    store = write_cache(tmp_path / "cache", clips=30, shards=4)
+
+    def data():
+        if kind == "memory":
+            return TensorData(join(store, STAGES), "cpu")
+        return StreamData(store, STAGES, "cpu", buffer=7)
+
+    def ids(order, **options):
+        return [list(batch.clip_ids) for batch in data().batches("train", 4, order, **options)]
+
+    first = ids(epoch_order(1, 0))
+    assert [len(batch) for batch in first] == [4, 4, 4, 4, 4, 4, 1]
+    assert data().count("train") == 25
+    assert sorted(clip_id for batch in first for clip_id in batch) == [f"clip{n:03d}" for n in range(30) if n % 6 != 5]
+    assert first == ids(epoch_order(1, 0))
+    assert first != ids(epoch_order(1, 1))
+    # Two processes share the same global batches; a process without a row gets one of weight 0.
+    reference = TensorData(join(store, STAGES), "cpu")
+    for rank in (0, 1):
+        for batch in data().batches("train", 4, epoch_order(1, 0), rank, 2):
+            mine = batch.clip_ids[rank::2]
+            assert batch.weight == (1.0 if mine else 0.0)
+            row = reference.joined.clip_ids.index((mine or batch.clip_ids)[0])
+            assert torch.equal(batch.target[0], reference.arrays["audiomae"][row].float())
+
+
+def test_streaming_trains_like_memory(tmp_path):
+    store = write_cache(tmp_path / "cache")
+    _, memory = fit(store, tmp_path / "a", "training.epochs=8", "training.data=memory")
+    trainer, stream = fit(store, tmp_path / "b", "training.epochs=8", "training.data=stream")
+    assert "streamed" in trainer.data.how
+    assert stream.metrics["train_loss"] == pytest.approx(memory.metrics["train_loss"], rel=0.2)
+
+
+def test_a_cache_that_does_not_fit_is_streamed(tmp_path, monkeypatch):
+    store = write_cache(tmp_path / "cache")
+    monkeypatch.setattr("trainer.data.free_bytes", lambda device: 1000)
+    trainer = Trainer(preset_with(), store, tmp_path / "run", "cpu")
+    assert isinstance(trainer.data, StreamData)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path):
+    store = write_cache(tmp_path / "cache")
+    fit(store, tmp_path / "whole", "mapper.dropout=0.0")
+    fit(store, tmp_path / "parts", "mapper.dropout=0.0", "training.accumulate=3")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts", atol=1e-5, rtol=1e-4)
 
 
 def test_clips_missing_in_a_stage_are_left_out_with_their_reason(tmp_path):
@@ -133,7 +182,7 @@ def test_no_training_clips(tmp_path):
 def test_a_loss_that_is_not_finite_names_the_clips(tmp_path):
     store = write_cache(tmp_path / "cache")
     trainer = Trainer(preset_with("training.global_batch=4"), store, tmp_path / "run", "cpu")
-    trainer.data.arrays["cavp"][trainer.train_rows[0]] = float("nan")
+    trainer.data.arrays["cavp"][0] = float("nan")
     with pytest.raises(TrainingError, match=r"nan in epoch 1.*clip000"):
         trainer.fit()
 

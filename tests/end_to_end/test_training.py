@@ -1,0 +1,74 @@
+"""Training in real processes: two of them, interrupted, killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.trainer.caches import comparable, write_cache
+
+ROOT = Path(__file__).parents[2]
+QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def arguments(cache, run, *assignments):
+    command = ["--cache", str(cache), "--run", str(run), "--device", "cpu"]
+    for assignment in assignments:
+        command += ["--set", assignment]
+    return command
+
+
+def weights(run):
+    return load_file(Path(run) / "mapper" / "model.safetensors")
+
+
+def test_two_processes_equal_one(tmp_path):
+    write_cache(tmp_path / "cache")
+    settings = ("training.epochs=3", "mapper.dropout=0.0", "training.global_batch=7", "mapper.layers=1")
+    one = [sys.executable, "-m", "trainer", *arguments(tmp_path / "cache", tmp_path / "one", *settings)]
+    two = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "trainer",
+        *arguments(tmp_path / "cache", tmp_path / "two", *settings),
+    ]  # fmt: skip
+    for command in (one, two):
+        result = subprocess.run(command, cwd=ROOT, env=QUIET, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+    other = comparable(weights(tmp_path / "two"))
+    for name, tensor in comparable(weights(tmp_path / "one")).items():
+        torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_training_resumes_to_the_same_weights(tmp_path, how):
+    write_cache(tmp_path / "cache", clips=48)
+    settings = ("training.epochs=25", "mapper.layers=1")
+    command = [sys.executable, "-m", "trainer"]
+    process = subprocess.Popen(
+        [*command, *arguments(tmp_path / "cache", tmp_path / "parts", *settings)],
+        cwd=ROOT, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "parts" / "checkpoints").glob("epoch-0000[3-9]")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(how)
+    text = process.communicate()[0]
+    assert process.returncode in ({130} if how == signal.SIGINT else {-signal.SIGKILL}), text
+    assert "Traceback" not in text
+    whole = arguments(tmp_path / "cache", tmp_path / "whole", *settings)
+    parts = arguments(tmp_path / "cache", tmp_path / "parts", *settings)
+    for run in (parts, whole):
+        result = subprocess.run([*command, *run], cwd=ROOT, env=QUIET, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+        if run is parts:
+            assert " 0 before" not in result.stdout
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "parts")[name]), name

@@ -1,0 +1,63 @@
+"""How well a mapper predicts: teacher-forced and free-running, in the paper's own error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from trainer.data import TARGET, Data
+from trainer.mapper import Mapper, error_per_clip
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Per clip: ids, teacher-forced loss, free-running error, cosine of each of the 8 tokens."""
+
+    clip_ids: list[str]
+    forced: torch.Tensor
+    free: torch.Tensor
+    cosine: torch.Tensor
+
+    def metrics(self) -> dict[str, float]:
+        tokens = {f"validation_cosine_{n + 1}": float(value) for n, value in enumerate(self.cosine.mean(dim=0))}
+        return {
+            "validation_loss": float(self.forced.mean()),
+            "validation_free_running": float(self.free.mean()),
+            "validation_cosine": float(self.cosine.mean()),
+            **tokens,
+        }
+
+    def worst(self, count: int = 20) -> list[dict[str, float | str]]:
+        """Clips with the largest free-running error, largest first."""
+        order = self.free.argsort(descending=True)[:count].tolist()
+        return [{"clip_id": self.clip_ids[row], "free_running": float(self.free[row])} for row in order]
+
+
+@torch.no_grad()
+def validate(mapper: Mapper, data: Data, split: str = "validation", batch: int = 256) -> Validation:
+    """Free-running error is the paper's MSE whatever the training loss; predictions are the model's own."""
+    training = mapper.training
+    mapper.eval()
+    ids: list[str] = []
+    forced, free, cosine = [], [], []
+    for part in data.batches(split, batch, order=None):
+        predicted = mapper.predict(part.visual)
+        ids += part.clip_ids
+        forced.append(mapper.losses(part.visual, part.target).float())
+        free.append(error_per_clip(predicted, part.target))
+        cosine.append(torch.cosine_similarity(predicted, part.target, dim=-1))
+    mapper.train(training)
+    return Validation(ids, torch.cat(forced).cpu(), torch.cat(free).cpu(), torch.cat(cosine).cpu())
+
+
+def target_statistics(data: Data, batch: int, most: int = 8192) -> dict[str, float]:
+    """Mean and standard deviation of the training targets, over at most ``most`` clips in cache order."""
+    count, total, squares = 0, 0.0, 0.0
+    for seen, part in enumerate(data.batches("train", batch, order=None)):
+        target = part.arrays[TARGET].double()
+        count, total, squares = count + target.numel(), total + float(target.sum()), squares + float((target**2).sum())
+        if (seen + 1) * batch >= most:
+            break
+    mean = total / count
+    return {"mean": mean, "std": max(squares / count - mean**2, 1e-12) ** 0.5}
