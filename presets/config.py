@@ -173,6 +173,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     betas: list[float] = Field(default_factory=lambda: [0.9, 0.999])
     warmup_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: to zero at the last epoch
     gradient_clip: float | None = None
     loss: Literal["mse", "l1"] = "mse"
     seed: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -81,17 +82,23 @@ class Trainer:
             weight_decay=training.weight_decay,
             fused=True,
         )
-        warmup = training.warmup_steps
         # Not prepared: Accelerate would step it once a process, but our batches are global.
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0
-        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
         if training.compile:
             model.compile()
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.accelerator.register_for_checkpointing(self.scheduler)
         self.epoch = 0
         self.metrics: list[dict[str, Any]] = []
+
+    def _learning_rate(self, step: int) -> float:
+        """Factor on the learning rate: a linear warm-up, then constant or a cosine to zero."""
+        training = self.preset.training
+        factor = min(1.0, (step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
+        if training.schedule == "cosine":
+            total = training.epochs * -(-self.train_clips // training.global_batch)
+            factor *= 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+        return factor
 
     def _spec(self, statistics: dict[str, float]) -> MapperSpec:
         made = self.data.provenance
@@ -127,7 +134,9 @@ class Trainer:
     # --- folder -------------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
-        training = {k: v for k, v in self.preset.to_dict()["training"].items() if k not in _FREE}
+        # With a schedule that ends at the last epoch, the number of epochs changes every step.
+        free = _FREE if self.preset.training.schedule == "constant" else _FREE[1:]
+        training = {k: v for k, v in self.preset.to_dict()["training"].items() if k not in free}
         return {
             "mapper": self.preset.to_dict()["mapper"],
             "training": training,

@@ -84,7 +84,7 @@ def test_running_everything_again_changes_nothing(line):
     assert "0 made, 36 already there" not in run("manifests", "--out", folder / "clips2", "--clips", 1)
     shutil.rmtree(folder / "clips2")
     text = run("pipeline", "extract", "--manifest", folder / "clips", "--cache", folder / "cache")
-    assert "0 made, 3 already there" in text
+    assert "0 made, 4 already there" in text
     text = run("trainer", "--cache", folder / "cache", "--run", folder / "run", "--set", "training.epochs=2")
     assert "0 now, 2 before" in text
     text = run("generate", "--cache", folder / "cache", "--run", folder / "run", "-o", folder / "out", *FAST)
@@ -191,8 +191,8 @@ def test_reports_are_json(line):
     reports = list((line[0] / "cache" / "reports").glob("*.json"))
     assert reports
     values = json.loads(reports[0].read_text())
-    assert values["clips_done"] == {"cavp": 6, "timechat": 6, "audiomae": 6}
-    assert set(values["seconds"]) == {"decode", "encode", "write", "total"}
+    assert values["clips_done"] == {"cavp": 6, "timechat": 6, "audiomae": 6, "flan_t5": 4}
+    assert {"decode", "encode", "write", "total"} <= set(values["seconds"])
 
 
 def test_weights_command(tmp_path):

@@ -61,6 +61,20 @@ def test_resumed_equals_unbroken_bit_for_bit(tmp_path):
     assert_same_weights(tmp_path / "whole", tmp_path / "parts", atol=0, rtol=0)
 
 
+def test_learning_rate_schedules(tmp_path):
+    store = write_cache(tmp_path / "cache")  # 20 training clips in 3 steps an epoch
+    settings = ("training.epochs=4", "training.warmup_steps=3", "training.schedule=cosine")
+    trainer = Trainer(preset_with(*settings), store, tmp_path / "run", "cpu")
+    factors = [trainer._learning_rate(step) for step in range(13)]
+    assert factors[0] == pytest.approx(1 / 3)
+    assert factors[6] == pytest.approx(0.5)
+    assert factors[12] == pytest.approx(0.0, abs=1e-9)
+    trainer.fit()
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+    with pytest.raises(CacheError, match="other settings"):  # its end is part of a cosine
+        fit(store, tmp_path / "run", *settings[1:], "training.epochs=5")
+
+
 def test_finished_run_is_left_alone(tmp_path):
     store = write_cache(tmp_path / "cache")
     fit(store, tmp_path / "run")
