@@ -119,6 +119,7 @@ def extract(
         bar_task = bar.add_task(f"extract {'+'.join(names)}{where}", total=sum(sizes.values()), note="")
         if executor == "ray":
             report = run_on_ray(job, chosen, lambda index: bar.advance(bar_task, sizes[index]))
+            report.save(open_store(cache, cache_format))
         else:
             with job.extractor(lambda clips: bar.advance(bar_task, clips)) as extractor:
                 report = extractor.report
@@ -126,7 +127,7 @@ def extract(
                     extractor.run(chosen)
                 finally:
                     if report.shards_done or report.clips_seen:
-                        extractor.save_report()
+                        report.save(extractor.store)
     if settings.note:
         out.print(f"note: {settings.note}")
     summary(f"extract{where}", report.rows(open_store(cache, cache_format)))

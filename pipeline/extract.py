@@ -7,7 +7,6 @@ runs ahead in worker processes, over the borders of shards, so that the encoders
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -323,12 +322,6 @@ class Extractor:
                 f"{bad} of {seen} clips could not be used (cache.max_failure_rate is {limit:g}); "
                 f"nothing was written for this shard:\n{lines}"
             )
-
-    def save_report(self) -> str:
-        """Write what this run did as JSON into the cache's ``reports`` folder; returns its name."""
-        name = f"reports/{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}.json"
-        self.store.files.write(name, json.dumps(self.report.to_dict(), indent=1).encode())
-        return name
 
 
 def _fault(stage: Stage, decoded: DecodedClip | ClipError) -> ClipError | None:

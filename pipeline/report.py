@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,12 @@ class Report:
             "encoder_busy": self.seconds["encode"] / total if total else None,
         }
         return {**vars(self), "seconds": dict(self.seconds), **rates}
+
+    def save(self, store: Store) -> str:
+        """Write this as JSON into the cache's ``reports`` folder; returns its name."""
+        name = f"reports/{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}.json"
+        store.files.write(name, json.dumps(self.to_dict(), indent=1).encode())
+        return name
 
     def rows(self, store: Store) -> dict[str, object]:
         failed = ", ".join(f"{n} {reason}" for reason, n in sorted(self.clips_failed.items()))

@@ -147,7 +147,9 @@ class Trainer:
     def prepare_folder(self) -> None:
         """Write ``train.yaml``, or check that the folder's run is this one; then load its last checkpoint."""
         path = self.run / "train.yaml"
-        if path.is_file():
+        known = path.is_file()
+        self.accelerator.wait_for_everyone()  # every process has looked before one of them writes
+        if known:
             saved = yaml.safe_load(path.read_text())["run"]
             different = [name for name, value in self._settings().items() if saved.get(name) != value]
             if different:
