@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.cache import Joined, Store, join
+from pipeline.cache.store import SHARED_IDENTITY, differing_identity
 from pipeline.errors import CacheError
 
 TARGET = "audiomae"
@@ -115,6 +116,12 @@ class StreamData:
         left_out: Counter[str] = Counter()
         for shard in self.shards:  # headers only
             headers = [store.header(stage, shard) for stage in self.stages]
+            for stage, header in zip(self.stages, headers, strict=True):
+                if different := differing_identity(self.provenance[stage], header.fingerprint, SHARED_IDENTITY):
+                    raise CacheError(
+                        f"{store.describe(stage, shard)} was made by another {', '.join(different)} than "
+                        f"{store.describe(stage, self.shards[0])}: a cache must not mix the two"
+                    )
             common = set.intersection(*(set(header.clip_ids) for header in headers))
             splits = dict(zip(headers[0].clip_ids, headers[0].splits, strict=True))
             self._counts.update(splits[clip_id] for clip_id in common)

@@ -174,8 +174,9 @@ def test_missing_stage_wrong_width_and_mixed_cache(tmp_path):
     second = store.read("cavp", 1)
     other = {**second.fingerprint, "weights": "other"}
     store.write("cavp", 1, ShardContent(second.clip_ids, second.labels, second.splits, other, second.arrays))
-    with pytest.raises(CacheError, match="another weights"):
-        Trainer(preset_with(), store, tmp_path / "r", "cpu")
+    for data in ("memory", "stream"):
+        with pytest.raises(CacheError, match="another weights"):
+            Trainer(preset_with(f"training.data={data}"), store, tmp_path / "r", "cpu")
     assert not (tmp_path / "r").exists()
 
 
