@@ -34,6 +34,7 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
+from generate.mel import MEL_BINS, MEL_FRAMES
 from pipeline.encoders.base import fill_official, fill_seeded
 from pipeline.encoders.checkpoints import sha256_file, sha256_state
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
@@ -41,7 +42,7 @@ from pipeline.errors import WeightsError
 from presets import Preset
 
 TOKENS = 8  # pooled AudioMAE vectors a clip
-MEL_FRAMES, MEL_BINS = 1024, 64  # 10.24 s at 10 ms
+
 SOURCE = "https://huggingface.co/cvssp/audioldm2 (CC BY-NC-SA 4.0: non-commercial, share alike)"
 COMPONENTS = ("unet", "vae", "vocoder", "scheduler", "text_encoder_2", "tokenizer_2")
 _NEGATIVE_ONLY = ("text_encoder", "tokenizer", "projection_model", "language_model")

@@ -69,8 +69,12 @@ class ShardWorker:
         self.job = job
         self.extractor = job.extractor()
 
-    def make(self, shard: int) -> Report | MFMError:
-        """One shard; a typed error is returned, not raised, so that it keeps its type over the wire."""
+    def make(self, shard: int, take_over: bool = False) -> Report | MFMError:
+        """One shard; a typed error is returned, not raised, so that it keeps its type over the wire.
+
+        ``take_over``: the scheduler saw the shard's first worker die, whose claim may still look alive.
+        """
+        self.extractor.take_over = take_over
         self.extractor.report = Report(stages=list(self.job.stages), preset=self.job.preset.name)
         try:
             return self.extractor.run([shard])
@@ -118,7 +122,7 @@ def run_on_ray(
             for handle in [handle for handle in actors if handle not in busy]:
                 if waiting:
                     shard = waiting.pop(0)
-                    running[handle.make.remote(shard)] = (handle, shard)
+                    running[handle.make.remote(shard, tries[shard] > 0)] = (handle, shard)
             finished, _ = ray.wait(list(running), num_returns=1)
             handle, shard = running.pop(finished[0])
             try:

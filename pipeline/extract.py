@@ -92,6 +92,7 @@ class Extractor:
         compile_models: bool = False,
         rebuild: bool = False,
         retry_failed: bool = False,
+        take_over: bool = False,
         on_clip: Callable[[int], None] = lambda clips: None,
     ):
         if unknown := [name for name in stages if name not in STAGES]:
@@ -101,6 +102,7 @@ class Extractor:
         self.stages = [STAGES[name] for name in stages]
         self.device, self.precision, self.rebuild, self.retry_failed = device, precision, rebuild, retry_failed
         self.on_clip, self.compile_models = on_clip, compile_models
+        self.take_over = take_over  # shards that other workers have claimed, too
         self.report = Report(stages=list(stages), preset=preset.name)
         self.claims = Claims(store.files)
         self._encoders: dict[str, Encoder] = {}
@@ -193,7 +195,7 @@ class Extractor:
                 self.report.shards_skipped += 1
         taken = []
         for work in works:
-            if self.claims.take(work.stage.name, shard):
+            if self.claims.take(work.stage.name, shard, over=self.take_over):
                 # Another worker may have finished it between the look and the claim.
                 if work.kept is None and self.find(work.stage, shard, digest) is not None:
                     self.claims.release(work.stage.name, shard)

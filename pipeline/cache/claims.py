@@ -63,12 +63,15 @@ class Claims:
         except (FileNotFoundError, json.JSONDecodeError, KeyError):
             return None
 
-    def take(self, stage: str, shard: int) -> bool:
-        """False if another living worker has it. Taking over a dead claim is atomic enough: see above."""
+    def take(self, stage: str, shard: int, over: bool = False) -> bool:
+        """False if another living worker has it. Taking over a dead claim is atomic enough: see above.
+
+        ``over`` takes it from the living, too: for a scheduler that knows its worker to be lost.
+        """
         if self.files is None:
             return True
         claim = self.find(stage, shard)
-        if claim is not None and claim.alive and not claim.mine:
+        if claim is not None and claim.alive and not claim.mine and not over:
             return False
         path = self.files.path(self.name(stage, shard))
         if claim is not None:

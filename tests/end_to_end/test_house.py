@@ -15,6 +15,8 @@ ALLOWED = {
     "manifests": {"presets", "pipeline"},
     "trainer": {"presets", "pipeline"},
     "generate": {"presets", "pipeline", "trainer"},
+    "evaluation": {"presets", "pipeline", "trainer", "generate"},
+    "micro": {"presets", "pipeline", "manifests", "trainer", "generate", "evaluation"},
 }
 
 

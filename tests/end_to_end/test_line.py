@@ -35,11 +35,11 @@ def run(*arguments, code=0, cwd=ROOT):
 def line(tmp_path_factory):
     """Twelve rendered clips through the whole line."""
     folder = tmp_path_factory.mktemp("line")
-    run("manifests", "--out", folder / "clips", "--clips", 36)
+    run("manifests", "--out", folder / "clips", "--clips", 12)
     # A small run: two clips for testing, four for training.
     for path in sorted((folder / "clips").rglob("*.mp4")):
         number = int(path.stem[5:11])
-        if number not in (0, 1, 2, 3, 30, 31):
+        if number not in (0, 1, 2, 3, 5, 11):
             path.unlink()
     run("pipeline", "extract", "--manifest", folder / "clips", "--cache", folder / "cache")
     run("trainer", "--cache", folder / "cache", "--run", folder / "run", "--set", "training.epochs=2")
@@ -61,7 +61,7 @@ def tree(folder):
 def test_files_that_play(line):
     folder, text = line
     assert "2 made, 0 already there, 0 failed" in text
-    for clip_id in ("world000030_000000", "world000031_000000"):
+    for clip_id in ("world000005_000000", "world000011_000000"):
         waveform, rate = read_wav(folder / f"out/wav/{clip_id}.wav")
         assert (len(waveform), rate) == (160_000, 16_000)
         assert np.abs(waveform).max() > 1e-3
@@ -73,7 +73,7 @@ def test_files_that_play(line):
             assert container.streams.audio[0].codec_context.name == "aac"
             assert container.duration / av.time_base == pytest.approx(10, abs=0.1)
     page = (folder / "out/report.html").read_text()
-    for link in ("wav/world000030_000000.wav", "png/world000031_000000.png", "truth/world000030_000000.wav"):
+    for link in ("wav/world000005_000000.wav", "png/world000011_000000.png", "truth/world000005_000000.wav"):
         assert link in page
         assert (folder / "out" / link).stat().st_size > 1000
 

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from manifests.world import KINDS, SAMPLE_RATE, make_scene, render_frames, render_waveform, render_world
+from manifests.world import (
+    HELD_OUT_SIZES,
+    KINDS,
+    SAMPLE_RATE,
+    make_scene,
+    render_frames,
+    render_waveform,
+    render_world,
+    split_of,
+)
 from pipeline.media import decode_clip
 from presets.config import MediaConfig
 
@@ -13,7 +22,7 @@ def test_scenes_follow_from_their_seed(label):
     assert scene != make_scene(label, 6)
     np.testing.assert_array_equal(render_waveform(scene), render_waveform(scene))
     frames = list(render_frames(scene))
-    assert len(frames) == 200
+    assert len(frames) == 120
     assert any((frames[0] != frame).any() for frame in frames), "nothing moves"
 
 
@@ -21,7 +30,7 @@ def test_scenes_follow_from_their_seed(label):
 def test_sound_begins_when_the_event_is_seen(label):
     scene = make_scene(label, 11)
     waveform = np.abs(render_waveform(scene))
-    first = scene.events[0].time
+    first = scene.onsets[0]
     assert waveform[: int((first - 0.02) * SAMPLE_RATE)].max(initial=0) < 0.02
     heard = waveform[int(first * SAMPLE_RATE) : int((first + 0.1) * SAMPLE_RATE)]
     assert heard.max() > 0.05
@@ -36,3 +45,20 @@ def test_rendered_files_decode_and_are_not_rendered_twice(tmp_path):
     scene = make_scene("ball bouncing", 0)
     loudest = np.argmax(np.abs(clip.waveform)) / SAMPLE_RATE
     assert min(abs(loudest - event.time) for event in scene.events) < 0.05
+
+
+def test_test_clips_have_sizes_that_training_never_shows():
+    def held_out(size):
+        return any(low <= size <= high for low, high in HELD_OUT_SIZES)
+
+    for seed in range(40):
+        assert held_out(make_scene("owl hooting", seed, "test").size)
+        assert not held_out(make_scene("owl hooting", seed, "train").size)
+    assert {split_of(number) for number in range(72)} == {"train", "validation", "test"}
+
+
+def test_kinds_fill_four_families():
+    families = [kind.family for kind in KINDS.values()]
+    assert len(KINDS) >= 10
+    assert min(families.count(family) for family in set(families)) >= 2
+    assert len(set(families)) == 4

@@ -157,6 +157,11 @@ def test_a_claimed_shard_is_left_to_its_worker(tmp_path):
         # Another host's claim counts until it expires.
         path.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
         assert run().shards_claimed == 1
+        # A scheduler that lost the worker hands the shard to another, whatever the claim looks like.
+        with Extractor(make_manifest(clips, 8), store, settings_with(), ["cavp"], take_over=True) as extractor:
+            assert extractor.run([0]).shards_done == 1
+        store.path("cavp", 0).unlink()
+        path.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
         os.utime(path, (time.time() - EXPIRY - 1,) * 2)
         path.write_text(json.dumps({"host": socket.gethostname(), "pid": sleeper.pid}))
     finally:

@@ -1,0 +1,1 @@
+"""How the frozen models of the micro preset are trained. Their weights do not ship yet."""

@@ -1,0 +1,176 @@
+"""All frozen models of the micro preset: trained in order, each from its checkpoint if it has one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from generate.audioldm2 import Conditioning
+from generate.mel import GriffinLim
+from micro.audio import train_audiomae, train_vae
+from micro.classifier import train_classifier
+from micro.data import LABELS, classes, waveforms
+from micro.diffusion import encode_latents, encode_tokens, train_unet
+from micro.text import TextToAudio, save_text, train_text
+from micro.vision import train_cavp, train_timechat
+from presets import Preset
+
+CLIPS = 3600  # sounds that the UNet and the language model learn from
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Training steps of each stage; ``scale`` them all for a trial."""
+
+    audiomae: int = 700
+    vae: int = 900
+    text: int = 600
+    unet: int = 2800
+    cavp: int = 350
+    timechat: int = 500
+    classifier: int = 400
+
+    def scaled(self, scale: float) -> Steps:
+        return Steps(**{name: max(1, round(value * scale)) for name, value in vars(self).items()})
+
+
+class MicroModels:
+    """The stages of training; each attribute trains (or loads) itself and what it rests on."""
+
+    def __init__(self, preset: Preset, folder: Path, steps: Steps):
+        self.preset, self.folder, self.steps = preset, folder, steps
+
+    @cached_property
+    def audiomae(self) -> Any:
+        return train_audiomae(self.preset, self.folder, self.steps.audiomae)
+
+    @cached_property
+    def vae(self) -> Any:
+        return train_vae(self.preset, self.folder, self.steps.vae)
+
+    @cached_property
+    def prepared(self) -> dict[str, Tensor]:
+        """Tokens (N, 8, D) and latents (N, C, 128, 8) of the training sounds, computed once."""
+        path = self.folder / "prepared.safetensors"
+        if not path.is_file():
+            audio = waveforms(CLIPS)
+            tokens, latents = encode_tokens(self.audiomae, audio), encode_latents(self.vae, audio)
+            save_file({"tokens": tokens.contiguous(), "latents": latents.contiguous()}, path)
+        return load_file(path)
+
+    @cached_property
+    def text(self) -> TextToAudio:
+        return train_text(self.preset, self.folder, self.prepared["tokens"], classes(CLIPS), self.steps.text)
+
+    @cached_property
+    def unet(self) -> Any:
+        text, mask = self.text.flan_t5.encode(LABELS)
+        prompt = self.preset.generation.negative_prompt
+        negative_text, negative_mask = self.text.flan_t5.encode([prompt])
+        tokens = self.text.language(prompt, negative_text, negative_mask)
+        negative = Conditioning(tokens.clone(), negative_text.clone(), negative_mask)
+        return train_unet(
+            self.preset,
+            self.folder,
+            self.prepared["latents"],
+            self.prepared["tokens"],
+            (text.clone(), mask),
+            classes(CLIPS),
+            negative,
+            self.steps.unet,
+        )
+
+    @cached_property
+    def cavp(self) -> Any:
+        return train_cavp(self.preset, self.folder, self.steps.cavp)
+
+    @cached_property
+    def timechat(self) -> Any:
+        return train_timechat(self.preset, self.folder, self.steps.timechat)
+
+    @cached_property
+    def classifier(self) -> Any:
+        return train_classifier(self.preset, self.folder, self.steps.classifier)
+
+    def export(self, target: Path) -> None:
+        """Write what the preset ``micro`` loads: float16 safetensors, configs, logs and a model card."""
+        audioldm2 = target / "audioldm2"
+        audioldm2.mkdir(parents=True, exist_ok=True)
+        for name in ("cavp", "timechat", "audiomae", "classifier"):
+            _save_half(getattr(self, name), target / f"{name}.safetensors")
+        save_text(self.text, audioldm2)
+        self.vae.save_pretrained(audioldm2 / "vae")
+        self.unet.save_pretrained(audioldm2 / "unet")
+        vocoder = {k: v for k, v in self.preset.audioldm2.vocoder.items() if not k.startswith("_")}
+        GriffinLim(**vocoder).save_pretrained(audioldm2 / "vocoder")
+        DDIMScheduler(**self.preset.audioldm2.scheduler).save_pretrained(audioldm2 / "scheduler")
+        for path in audioldm2.rglob("*.safetensors"):
+            _halve(path)
+        logs = target / "logs"
+        logs.mkdir(exist_ok=True)
+        for path in self.folder.glob("*.jsonl"):
+            shutil.copy(path, logs / path.name)
+        (target / "README.md").write_text(self._card(target))
+
+    def _card(self, target: Path) -> str:
+        rows = []
+        for path in sorted(target.rglob("*.safetensors")):
+            if "mapper" in path.parts:
+                continue
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            rows.append(f"| `{path.relative_to(target)}` | {path.stat().st_size / 1e6:.2f} MB | `{digest}` |")
+        stages = []
+        for path in sorted((target / "logs").glob("*.jsonl")):
+            last = json.loads(path.read_text().splitlines()[-1])
+            figures = ", ".join(f"{k} {v:.4g}" for k, v in last.items() if k not in ("step", "seconds"))
+            stages.append(f"| {path.stem} | {last['step']} | {last['seconds'] / 60:.0f} | {figures} |")
+        return (
+            "# Weights of the micro preset\n\nSmall models of the same kinds as the paper's, trained on the rendered "
+            f"world of `manifests/world.py` by `python -m micro train` with seed {self.preset.weights.seed}, on 2 "
+            "CPU cores shared with other work. They know twelve classes of drawn things and nothing else. "
+            "Apache-2.0, like the code.\n\n"
+            "| stage | steps | minutes | mean of the last steps |\n| --- | --- | --- | --- |\n"
+            + "\n".join(stages)
+            + "\n\nEvery step's log is in `logs/`.\n\n| file | size | sha256 |\n| --- | --- | --- |\n"
+            + "\n".join(rows)
+            + "\n"
+        )
+
+
+STAGES: dict[str, Callable[[MicroModels], Any]] = {
+    "audiomae": lambda models: models.audiomae,
+    "vae": lambda models: models.vae,
+    "text": lambda models: models.text,
+    "unet": lambda models: models.unet,
+    "cavp": lambda models: models.cavp,
+    "timechat": lambda models: models.timechat,
+    "classifier": lambda models: models.classifier,
+}
+
+
+def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in state.items()}
+
+
+def _save_half(model: nn.Module, path: Path) -> None:
+    save_file(_half(dict(model.state_dict())), path, metadata={"format": "pt"})
+
+
+def _halve(path: Path) -> None:
+    save_file(_half(load_file(path)), path, metadata={"format": "pt"})
+
+
+def set_threads(threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
