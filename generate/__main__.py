@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.console import command, out, progress, summary
+from presets import Preset
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -25,6 +26,10 @@ def generate(
     split: Annotated[str, typer.Option(help="train, validation, test, all; auto: test if there is one")] = "auto",
     preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
     cache_format: Annotated[str, typer.Option("--format", help="hdf5 or webdataset")] = "hdf5",
+    seed: Annotated[int | None, typer.Option(help="of the start noise; default: the preset's")] = None,
+    candidates: Annotated[int, typer.Option(help="for one video: make so many, keep the best by its score")] = 1,
+    task_id: Annotated[int | None, typer.Option(help="this task of an array job, from 0")] = None,
+    num_tasks: Annotated[int | None, typer.Option(help="tasks of the array job")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
@@ -33,15 +38,16 @@ def generate(
     from presets import load_preset
 
     quiet_libraries()
-    settings = load_preset(preset, assignments)
+    settings = load_preset(preset, [*assignments, *([f"generation.seed={seed}"] if seed is not None else [])])
     if settings.note:
         out.print(f"note: {settings.note}")
     if video is not None:
-        one_video(video, run, output, label, settings, choose_device(device))
+        one_video(video, run, output, label, settings, choose_device(device), candidates)
         return
     from generate.sampling import load_sampler
     from generate.split import choose_clips, generate_split
     from pipeline.cache import open_store
+    from pipeline.cluster import array_slice
     from pipeline.errors import IncompleteError, InputError
     from pipeline.manifest import read_manifest
 
@@ -49,17 +55,20 @@ def generate(
         raise InputError("give a VIDEO, or --cache (and --manifest) to generate a split")
     if manifest is None or manifest.is_dir():
         manifest = cache / "manifest.parquet"
+    task, tasks = array_slice(task_id, num_tasks)
     clips = choose_clips(read_manifest(manifest), split)
+    mine = clips[task::tasks]
     sampler = load_sampler(settings, run / "mapper", choose_device(device))
     started = time.monotonic()
     with progress() as bar:
-        task = bar.add_task("generate", total=len(clips), note="")
+        bar_task = bar.add_task("generate", total=len(mine), note="")
         result = generate_split(
             sampler,
             open_store(cache, cache_format),
-            clips,
+            mine,
             output,
-            lambda done, note: bar.update(task, advance=done, note=note),
+            lambda done, note: bar.update(bar_task, advance=done, note=note),
+            listed=clips,
         )
     example = next(iter(result.done or result.skipped), "")
     summary(
@@ -74,10 +83,10 @@ def generate(
         },
     )
     if result.failed:
-        raise IncompleteError(f"{len(result.failed)} of {len(clips)} clips could not be generated (named above)")
+        raise IncompleteError(f"{len(result.failed)} of {len(mine)} clips could not be generated (named above)")
 
 
-def one_video(video: Path, run: Path, output: Path, label: str, settings, device: str) -> None:  # type: ignore[no-untyped-def]
+def one_video(video: Path, run: Path, output: Path, label: str, settings: Preset, device: str, candidates: int) -> None:
     from generate.mux import mux
     from generate.video_to_audio import VideoToAudio
     from pipeline.media import check_file
@@ -86,7 +95,8 @@ def one_video(video: Path, run: Path, output: Path, label: str, settings, device
     check_file(video)
     started = time.monotonic()
     model = VideoToAudio.from_pretrained(run / "mapper", settings, device)
-    waveform, rate = model(video, label)
+    best, rate = model.best(video, label, candidates=candidates), model.sampler.audioldm2.sample_rate
+    waveform = best.waveform
     path = output if output.suffix else output / f"{video.stem}.mp4"
     if path.suffix == ".wav":
         write_wav(path, waveform, rate)
@@ -95,7 +105,13 @@ def one_video(video: Path, run: Path, output: Path, label: str, settings, device
         mux(video, waveform, rate, path)
     summary(
         "generate",
-        {"label": label or "none", "seconds": f"{time.monotonic() - started:.1f}", "written to": path},
+        {
+            "label": label or "none",
+            "sound": f"{len(waveform) / rate:.2f} s",
+            **({"best of": f"{candidates}: seed {best.seed}, token cosine {best.score:.3f}"} if candidates > 1 else {}),
+            "seconds": f"{time.monotonic() - started:.1f}",
+            "written to": path,
+        },
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import (
     AudioLDM2ProjectionModel,
@@ -22,6 +23,8 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
 )
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -34,11 +37,13 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
+from generate.attention import reusing_keys
 from generate.mel import MEL_BINS, MEL_FRAMES
 from pipeline.encoders.base import fill_official, fill_seeded
 from pipeline.encoders.checkpoints import sha256_file, sha256_state
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
-from pipeline.errors import WeightsError
+from pipeline.errors import InputError, WeightsError
+from pipeline.media_writing import replacing
 from presets import Preset
 
 TOKENS = 8  # pooled AudioMAE vectors a clip
@@ -103,6 +108,17 @@ def run_language_model(model: GPT2Model, inputs: Tensor, mask: Tensor, steps: in
     return torch.cat(outputs, dim=1)
 
 
+def build_scheduler(name: str, config: Any) -> Any:
+    """A diffusers scheduler by class name, on another one's noise schedule; raises :class:`InputError`."""
+    kind: Any = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if not hasattr(kind, "set_timesteps"):
+        raise InputError(
+            f"generation.scheduler: diffusers has no scheduler '{name}'; for example DDIMScheduler, "
+            f"DPMSolverMultistepScheduler, EulerDiscreteScheduler"
+        )
+    return kind.from_config(config)
+
+
 class AudioLDM2:
     """Conditioning -> waveform. Build with :func:`load_audioldm2`."""
 
@@ -115,9 +131,12 @@ class AudioLDM2:
         flan_t5: FlanT5,
         load_negative: Callable[[], NegativeEncoder],
         fingerprint: str,
+        negatives: Path | None = None,
+        negative_fingerprint: Callable[[], str] = lambda: "",
     ):
         self.unet, self.vae, self.vocoder, self.scheduler = unet, vae, vocoder, scheduler
         self.flan_t5, self._load_negative, self.fingerprint = flan_t5, load_negative, fingerprint
+        self.negatives, self._negative_fingerprint = negatives, negative_fingerprint
         self._negatives: dict[str, Conditioning] = {}
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -145,21 +164,49 @@ class AudioLDM2:
         return texts, masks
 
     def negative(self, prompt: str) -> Conditioning:
-        """The negative condition, computed once a prompt: AudioLDM-2's own tokens and FLAN-T5."""
+        """The negative condition, computed once a prompt: AudioLDM-2's own tokens and FLAN-T5.
+
+        With a folder ``negatives`` it is kept there under the fingerprint of the weights that made it, and
+        CLAP, projection and GPT-2 are not loaded again.
+        """
         if prompt not in self._negatives:
-            text, mask = self.flan_t5.encode([prompt])
-            tokens = self._load_negative().to(self.device).eval()(prompt, text, mask)
-            self._negatives[prompt] = Conditioning(tokens, text, mask)
+            path = self._negative_path(prompt)
+            stored = _read_conditioning(path) if path is not None else None
+            if stored is None:
+                text, mask = self.flan_t5.encode([prompt])
+                tokens = self._load_negative().to(self.device).eval()(prompt, text, mask)
+                stored = Conditioning(tokens, text, mask)
+                if path is not None:
+                    with replacing(path) as temporary:
+                        save_file({k: v.cpu().contiguous() for k, v in vars(stored).items()}, temporary)
+            self._negatives[prompt] = Conditioning(
+                stored.tokens.to(self.device), stored.text.to(self.device), stored.mask.to(self.device)
+            )
         return self._negatives[prompt]
+
+    def _negative_path(self, prompt: str) -> Path | None:
+        if self.negatives is None:
+            return None
+        made_by = f"{prompt}/{self.flan_t5.fingerprint}/{self._negative_fingerprint()}"
+        return self.negatives / f"negative-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.safetensors"
+
+    @property
+    def latent_seconds(self) -> float:
+        """What one row of the latents covers."""
+        return MEL_FRAMES * 0.01 / self.latent_shape[1]
 
     def noise(self, clip_ids: Sequence[str], seed: int) -> Tensor:
         """Start noise (B, C, H, W) that follows from clip id and seed alone, whatever the batch."""
-        noise = []
-        for clip_id in clip_ids:
-            digest = hashlib.sha256(f"{seed}/{clip_id}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-            noise.append(torch.randn(self.latent_shape, generator=generator))
+        noise = [torch.randn(self.latent_shape, generator=_generator(clip_id, seed)) for clip_id in clip_ids]
         return torch.stack(noise).to(self.device)
+
+    def window_noise(self, clip_id: str, seed: int, starts: Sequence[int]) -> Tensor:
+        """Start noise of windows of one long clip, from latent row ``starts`` on: where they overlap, the same."""
+        channels, rows, bins = self.latent_shape
+        generator = _generator(clip_id, seed)
+        # Row by row, so that a longer film begins with the noise of a shorter one.
+        long = torch.stack([torch.randn((channels, bins), generator=generator) for _ in range(starts[-1] + rows)], 1)
+        return torch.stack([long[:, start : start + rows] for start in starts]).to(self.device)
 
     @torch.inference_mode()
     def denoise(
@@ -171,39 +218,60 @@ class AudioLDM2:
         steps: int,
         guidance_scale: float,
         eta: float = 0.0,
+        scheduler_name: str = "DDIMScheduler",
+        reuse_keys: bool = True,
         on_step: Callable[[], None] = lambda: None,
     ) -> Tensor:
-        """Latents (B, C, H, W) from noise, with classifier-free guidance (paper section 4.1.2)."""
+        """Latents (B, C, H, W) from noise, with classifier-free guidance (paper section 4.1.2).
+
+        ``reuse_keys``: keys and values of the condition are computed in the first step and kept.
+        """
         batch = len(latents)
         length = max(positive.text.shape[1], negative.text.shape[1])
         sides = negative.expand(batch).padded(length), positive.padded(length)
         tokens, text, mask = (torch.cat([getattr(side, name) for side in sides]) for name in ("tokens", "text", "mask"))
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler = build_scheduler(scheduler_name, self.scheduler.config)
         scheduler.set_timesteps(steps, device=latents.device)
         extra = {"eta": eta} if "eta" in inspect.signature(scheduler.step).parameters else {}
         latents = latents * scheduler.init_noise_sigma
-        for time in scheduler.timesteps:
-            model_input = scheduler.scale_model_input(torch.cat([latents, latents]), time)
-            noise = self.unet(
-                model_input,
-                time,
-                encoder_hidden_states=tokens,
-                encoder_hidden_states_1=text,
-                encoder_attention_mask_1=mask,
-                return_dict=False,
-            )[0]
-            unconditional, conditional = noise.chunk(2)
-            noise = unconditional + guidance_scale * (conditional - unconditional)
-            latents = scheduler.step(noise, time, latents, **extra).prev_sample
-            on_step()
+        with reusing_keys(self.unet, enabled=reuse_keys):
+            for time in scheduler.timesteps:
+                model_input = scheduler.scale_model_input(torch.cat([latents, latents]), time)
+                noise = self.unet(
+                    model_input,
+                    time,
+                    encoder_hidden_states=tokens,
+                    encoder_hidden_states_1=text,
+                    encoder_attention_mask_1=mask,
+                    return_dict=False,
+                )[0]
+                unconditional, conditional = noise.chunk(2)
+                noise = unconditional + guidance_scale * (conditional - unconditional)
+                latents = scheduler.step(noise, time, latents, **extra).prev_sample
+                on_step()
         return latents
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, samples: int) -> Tensor:
-        """Latents -> mel -> waveform (B, samples), float32 on the CPU."""
-        mel = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        waveform = self.vocoder(mel.squeeze(1))
-        return waveform[:, :samples].float().cpu()
+    def decode(self, latents: Tensor, samples: int, batch: int = 4) -> Tensor:
+        """Latents -> mel -> waveform (B, samples), float32 on the CPU; ``batch`` clips at a time."""
+        waveforms = []
+        for part in latents.split(batch):
+            mel = self.vae.decode(part / self.vae.config.scaling_factor).sample
+            waveforms.append(self.vocoder(mel.squeeze(1))[:, :samples].float().cpu())
+        return torch.cat(waveforms)
+
+
+def _generator(clip_id: str, seed: int) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{clip_id}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _read_conditioning(path: Path) -> Conditioning | None:
+    """A stored condition; None if there is none or it cannot be read, then it is made again."""
+    try:
+        return Conditioning(**load_file(path))
+    except (OSError, SafetensorError, TypeError):
+        return None
 
 
 def _build(preset: Preset) -> tuple[dict[str, Any], Callable[[], NegativeEncoder]]:
@@ -283,9 +351,25 @@ def _fingerprint(parts: dict[str, Any], folder: Path | None) -> str:
     return digest.hexdigest()[:32]
 
 
-def load_audioldm2(preset: Preset, device: str | torch.device = "cpu") -> AudioLDM2:
+def _negative_fingerprint(preset: Preset, folder: Path | None) -> str:
+    """What makes the negative tokens: files of the branch, or seed and sizes."""
+    digest = hashlib.sha256()
+    if folder is None:
+        config = preset.audioldm2
+        digest.update(json.dumps([preset.weights.seed, config.clap, config.language_model], default=str).encode())
+    else:
+        for name in _NEGATIVE_ONLY:
+            for path in sorted((folder / name).glob("*")):
+                digest.update(f"{name}/{path.name}={sha256_file(path)}".encode())
+    return digest.hexdigest()[:32]
+
+
+def load_audioldm2(
+    preset: Preset, device: str | torch.device = "cpu", negatives: str | Path | None = None
+) -> AudioLDM2:
     """AudioLDM-2 of a preset: seeded at its sizes, or the diffusers folder ``<weights.folder>/audioldm2``.
 
+    ``negatives`` is a folder that keeps negative conditions between runs.
     Raises :class:`pipeline.errors.WeightsError` naming what is missing, its source and licence.
     """
     folder: Path | None = None
@@ -300,4 +384,10 @@ def load_audioldm2(preset: Preset, device: str | torch.device = "cpu") -> AudioL
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.to(device).eval().requires_grad_(False)
-    return AudioLDM2(**parts, load_negative=negative, fingerprint=fingerprint)
+    return AudioLDM2(
+        **parts,
+        load_negative=negative,
+        fingerprint=fingerprint,
+        negatives=None if negatives is None else Path(negatives),
+        negative_fingerprint=lambda: _negative_fingerprint(preset, folder),
+    )

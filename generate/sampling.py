@@ -17,6 +17,8 @@ from presets import Preset
 from trainer.mapper import Mapper
 from trainer.registry import MFMMapper
 
+_SPEED_ONLY = ("batch", "decode_batch", "reuse_keys")
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -33,7 +35,7 @@ class Sampler:
 
     def settings(self) -> dict[str, Any]:
         """What decides the sound besides the clip: two folders of outputs mix only if these agree."""
-        generation = {k: v for k, v in self.preset.to_dict()["generation"].items() if k != "batch"}
+        generation = {k: v for k, v in self.preset.to_dict()["generation"].items() if k not in _SPEED_ONLY}
         return {**generation, "mapper": self.mapper_fingerprint, "audioldm2": self.audioldm2.fingerprint}
 
     def check_encoders(self, fingerprints: Mapping[str, str]) -> None:
@@ -54,19 +56,31 @@ class Sampler:
         on_step: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Waveforms (B, samples), float32 in [-1, 1], of a batch of clips with any labels."""
+        noise = self.audioldm2.noise(clip_ids, self.preset.generation.seed)
+        return self.synthesise(self.predict(visual), labels, noise, on_step)
+
+    def predict(self, visual: Mapping[str, Tensor]) -> Tensor:
+        """Visual features by encoder -> the mapper's tokens (B, 8, D)."""
+        return self.mapper.predict({name: array.to(self.audioldm2.device) for name, array in visual.items()})
+
+    def synthesise(
+        self, tokens: Tensor, labels: Sequence[str], noise: Tensor, on_step: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
+        """Tokens (B, 8, D), labels and start noise (B, C, H, W) -> waveforms (B, samples)."""
         generation, model = self.preset.generation, self.audioldm2
-        tokens = self.mapper.predict({name: features.to(model.device) for name, features in visual.items()})
         text, mask = model.encode_labels(labels)
         latents = model.denoise(
             Conditioning(tokens, text, mask),
             model.negative(generation.negative_prompt),
-            model.noise(clip_ids, generation.seed),
+            noise,
             steps=generation.steps,
             guidance_scale=generation.guidance_scale,
             eta=generation.eta,
+            scheduler_name=generation.scheduler,
+            reuse_keys=generation.reuse_keys,
             on_step=on_step,
         )
-        return np.clip(model.decode(latents, self.preset.media.samples).numpy(), -1.0, 1.0)
+        return np.clip(model.decode(latents, self.preset.media.samples, generation.decode_batch).numpy(), -1.0, 1.0)
 
 
 def load_sampler(preset: Preset, mapper_folder: str | Path, device: str = "cpu") -> Sampler:
@@ -80,4 +94,5 @@ def load_sampler(preset: Preset, mapper_folder: str | Path, device: str = "cpu")
             f"{mapper.spec.target[1]} values a token; preset '{preset.name}' needs {width}"
         )
     fingerprint = sha256_file(Path(mapper_folder) / "model.safetensors")[:32]
-    return Sampler(mapper, load_audioldm2(preset, device), preset, fingerprint)
+    audioldm2 = load_audioldm2(preset, device, negatives=Path(mapper_folder).parent / "negatives")
+    return Sampler(mapper, audioldm2, preset, fingerprint)

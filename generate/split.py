@@ -1,7 +1,8 @@
 """Generate for a whole split from cached features; rerunning goes on where it stopped.
 
 OUT/wav/<clip id>.wav (10 s), OUT/wav_8s (the crop that evaluation reads), OUT/mp4, OUT/png, OUT/truth,
-OUT/report.html and OUT/settings.json. The wav is written last: a clip that has it is complete.
+OUT/report.html, OUT/made.parquet (every clip, made or not, and why) and OUT/settings.json.
+The wav is written last: a clip that has it is complete.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from generate.mux import mux
@@ -74,8 +77,12 @@ def generate_split(
     clips: Sequence[Clip],
     out: str | Path,
     on_clip: Callable[[int, str], None] = lambda clips, note: None,
+    listed: Sequence[Clip] | None = None,
 ) -> Outcome:
-    """Generate every clip that is not there yet; a clip that cannot be made is named, not fatal."""
+    """Generate every clip that is not there yet; a clip that cannot be made is named, not fatal.
+
+    ``listed``: all clips of the job where ``clips`` are one task's, for the page and the list of what was made.
+    """
     out = Path(out)
     joined = join(store, sampler.encoders)
     sampler.check_encoders({name: made["weights"] for name, made in joined.provenance.items()})
@@ -106,8 +113,27 @@ def generate_split(
             except ClipError as error:
                 outcome.failed[clip.clip_id] = str(error)
         on_clip(len(batch), batch[-1].label)
-    write_report(sampler, clips, out)
+    write_report(sampler, listed or clips, out)
+    write_made(sampler, listed or clips, outcome, out)
     return outcome
+
+
+def write_made(sampler: Sampler, clips: Sequence[Clip], outcome: Outcome, out: Path) -> Path:
+    """``made.parquet``: clip id, label, split, wav, reason it is missing; the settings in its metadata."""
+    rows = []
+    for clip in clips:
+        wav = f"wav/{clip.clip_id}.wav"
+        made = (out / wav).is_file()
+        reason = "" if made else outcome.failed.get(clip.clip_id, "not made yet")
+        rows.append([clip.clip_id, clip.label, clip.split, wav if made else "", reason])
+    names = ("clip_id", "label", "split", "wav", "reason")
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    table = pa.table({name: pa.array(list(column), pa.string()) for name, column in zip(names, columns, strict=True)})
+    settings = {"preset": sampler.preset.name, **sampler.settings()}
+    path = out / "made.parquet"
+    with replacing(path) as temporary:
+        pq.write_table(table.replace_schema_metadata({"settings": json.dumps(settings)}), temporary)
+    return path
 
 
 def write_clip(sampler: Sampler, clip: Clip, waveform: np.ndarray, out: Path) -> None:

@@ -195,13 +195,21 @@ class AudioLDM2Config:
 
 @dataclass(config=_STRICT, frozen=True)
 class GenerationConfig:
-    """Sampling of paper section 4.1.2."""
+    """Sampling of paper section 4.1.2.
 
+    ``scheduler``: a scheduler class of diffusers. ``decode_batch``: clips that the VAE and the vocoder take
+    at once. ``overlap_seconds``: of neighbouring windows of a long video.
+    """
+
+    scheduler: str = "DDIMScheduler"
     steps: int = 100
     guidance_scale: float = 3.5
     eta: float = 0.0
     negative_prompt: str = "low quality, average quality"
     batch: int = 4
+    decode_batch: int = 4
+    reuse_keys: bool = True
+    overlap_seconds: float = 2.0
     seed: int = 0
 
 

@@ -6,8 +6,9 @@ import torch
 from diffusers import AudioLDM2Pipeline
 from transformers import ClapConfig, ClapModel, ClapTextModelWithProjection
 
-from generate.audioldm2 import Conditioning, load_audioldm2, run_language_model
-from pipeline.errors import WeightsError
+from generate.attention import KeyReuse
+from generate.audioldm2 import Conditioning, build_scheduler, load_audioldm2, run_language_model
+from pipeline.errors import InputError, WeightsError
 from presets import load_preset
 
 STEPS, GUIDANCE, SAMPLES = 4, 3.5, 160_000
@@ -165,3 +166,78 @@ def test_fingerprint_follows_the_weights(model):
     assert load_audioldm2(load_preset("micro")).fingerprint == model.fingerprint
     other = load_audioldm2(load_preset("micro", ["weights.seed=9"]))
     assert other.fingerprint != model.fingerprint
+
+
+def test_reused_keys_change_nothing(model):
+    positive = conditioning(model, ["dog barking", "a longer label than that"])
+    negative, latents = model.negative("low quality, average quality"), model.noise(["a", "b"], 0)
+    settings = {"steps": STEPS, "guidance_scale": GUIDANCE}
+    kept = model.denoise(positive, negative, latents, **settings)
+    processors = set(map(type, model.unet.attn_processors.values()))
+    again = model.denoise(positive, negative, latents, reuse_keys=False, **settings)
+    torch.testing.assert_close(kept, again, atol=2e-5, rtol=1e-5)
+    assert KeyReuse not in processors, "the UNet keeps its own processors"
+    other = model.denoise(conditioning(model, ["cat", "cat"], seed=5), negative, latents, **settings)
+    assert (kept - other).norm() / kept.norm() > 1e-3, "nothing is kept from one call to the next"
+
+
+def test_keys_are_computed_once(model):
+    calls = []
+    attention = next(m for n, m in model.unet.named_modules() if n.endswith("attn2") and m.to_k.in_features == 96)
+    handle = attention.to_k.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        base = conditioning(model, ["dog"])
+        sample(model, base, model.noise(["a"], 0))
+    finally:
+        handle.remove()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "PNDMScheduler"])
+def test_other_schedulers_by_name(model, name):
+    positive, negative = conditioning(model, ["dog"]), model.negative("low quality, average quality")
+    latents = model.noise(["a"], 0)
+    settings = {"steps": 25, "guidance_scale": 1.5}
+    theirs = model.denoise(positive, negative, latents, scheduler_name=name, **settings)
+    ours = model.denoise(positive, negative, latents, **settings)
+    assert torch.isfinite(theirs).all()
+    assert 1e-4 < (theirs - ours).norm() / ours.norm() < 1.0, "another path to about the same place"
+
+
+@pytest.mark.parametrize("name", ["DDIM", "NoSuchScheduler", "UNet2DModel"])
+def test_an_unknown_scheduler_is_named(model, name):
+    with pytest.raises(InputError, match=name):
+        build_scheduler(name, model.scheduler.config)
+
+
+def test_negative_condition_is_kept_under_its_weights(tmp_path, monkeypatch):
+    preset = load_preset("micro")
+    made = load_audioldm2(preset, negatives=tmp_path).negative("low quality")
+    assert len(list(tmp_path.iterdir())) == 1
+    second = load_audioldm2(preset, negatives=tmp_path)
+    monkeypatch.setattr(second, "_load_negative", lambda: pytest.fail("CLAP is loaded though the condition is kept"))
+    kept = second.negative("low quality")
+    for name in ("tokens", "text", "mask"):
+        torch.testing.assert_close(getattr(kept, name), getattr(made, name), atol=0, rtol=0)
+    load_audioldm2(load_preset("micro", ["weights.seed=9"]), negatives=tmp_path).negative("low quality")
+    assert len(list(tmp_path.iterdir())) == 2
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"damaged")
+    torch.testing.assert_close(load_audioldm2(preset, negatives=tmp_path).negative("low quality").tokens, made.tokens)
+
+
+def test_windows_share_the_noise_of_their_overlap(model):
+    rows = model.latent_shape[1]
+    hop = rows * 3 // 4
+    noise = model.window_noise("film", 0, [0, hop, 2 * hop])
+    torch.testing.assert_close(noise[0, :, hop:], noise[1, :, : rows - hop], atol=0, rtol=0)
+    assert not torch.equal(noise[0], noise[1])
+    torch.testing.assert_close(model.window_noise("film", 0, [0, hop]), noise[:2], atol=0, rtol=0)
+    assert abs(float(noise.std()) - 1) < 0.05
+
+
+def test_decoding_in_parts_changes_nothing(model):
+    latents = model.noise(["a", "b", "c"], 0)
+    torch.testing.assert_close(
+        model.decode(latents, SAMPLES, 1), model.decode(latents, SAMPLES, 3), atol=1e-5, rtol=1e-4
+    )
