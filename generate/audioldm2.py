@@ -135,7 +135,7 @@ class AudioLDM2:
         negative_fingerprint: Callable[[], str] = lambda: "",
     ):
         self.unet, self.vae, self.vocoder, self.scheduler = unet, vae, vocoder, scheduler
-        self.flan_t5, self._load_negative, self.fingerprint = flan_t5, load_negative, fingerprint
+        self.flan_t5, self.load_negative_branch, self.fingerprint = flan_t5, load_negative, fingerprint
         self.negatives, self._negative_fingerprint = negatives, negative_fingerprint
         self._negatives: dict[str, Conditioning] = {}
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
@@ -174,7 +174,7 @@ class AudioLDM2:
             stored = _read_conditioning(path) if path is not None else None
             if stored is None:
                 text, mask = self.flan_t5.encode([prompt])
-                tokens = self._load_negative().to(self.device).eval()(prompt, text, mask)
+                tokens = self.load_negative_branch().to(self.device).eval()(prompt, text, mask)
                 stored = Conditioning(tokens, text, mask)
                 if path is not None:
                     with replacing(path) as temporary:

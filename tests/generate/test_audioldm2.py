@@ -32,7 +32,7 @@ def sample(model, positive, latents):
 
 
 def test_equals_the_diffusers_pipeline(model):
-    negative_branch = model._load_negative()
+    negative_branch = model.load_negative_branch()
     pipeline = AudioLDM2Pipeline(
         vae=model.vae,
         text_encoder=None,
@@ -107,7 +107,7 @@ def test_masked_text_has_no_effect(model):
 
 
 def test_negative_text_features_are_clap_s_own(model):
-    branch = model._load_negative()
+    branch = model.load_negative_branch()
     text_config = branch.clap.config
     whole = ClapModel(
         ClapConfig(
@@ -131,7 +131,7 @@ def test_negative_text_features_are_clap_s_own(model):
 
 
 def test_cached_language_model_equals_the_uncached_loop(model):
-    language_model = model._load_negative().language_model.eval()
+    language_model = model.load_negative_branch().language_model.eval()
     inputs, mask = torch.randn(1, 9, 96), torch.ones(1, 9, dtype=torch.long)
     sequence = inputs
     for _ in range(8):
@@ -215,7 +215,9 @@ def test_negative_condition_is_kept_under_its_weights(tmp_path, monkeypatch):
     made = load_audioldm2(preset, negatives=tmp_path).negative("low quality")
     assert len(list(tmp_path.iterdir())) == 1
     second = load_audioldm2(preset, negatives=tmp_path)
-    monkeypatch.setattr(second, "_load_negative", lambda: pytest.fail("CLAP is loaded though the condition is kept"))
+    monkeypatch.setattr(
+        second, "load_negative_branch", lambda: pytest.fail("CLAP is loaded though the condition is kept")
+    )
     kept = second.negative("low quality")
     for name in ("tokens", "text", "mask"):
         torch.testing.assert_close(getattr(kept, name), getattr(made, name), atol=0, rtol=0)
