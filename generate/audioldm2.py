@@ -23,6 +23,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
 )
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -39,7 +40,8 @@ from transformers import (
 
 from generate.attention import reusing_keys
 from generate.mel import MEL_BINS, MEL_FRAMES
-from pipeline.encoders.base import fill_official, fill_seeded
+from pipeline.encoders import load_encoder
+from pipeline.encoders.base import Precision, fill_official
 from pipeline.encoders.checkpoints import sha256_file, sha256_state
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
 from pipeline.errors import InputError, WeightsError
@@ -136,6 +138,7 @@ class AudioLDM2:
     ):
         self.unet, self.vae, self.vocoder, self.scheduler = unet, vae, vocoder, scheduler
         self.flan_t5, self.load_negative_branch, self.fingerprint = flan_t5, load_negative, fingerprint
+        self.precision: Precision = "float32"
         self.negatives, self._negative_fingerprint = negatives, negative_fingerprint
         self._negatives: dict[str, Conditioning] = {}
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
@@ -162,6 +165,12 @@ class AudioLDM2:
         texts = nn.utils.rnn.pad_sequence([self._texts[label][0] for label in labels], batch_first=True)
         masks = nn.utils.rnn.pad_sequence([self._texts[label][1] for label in labels], batch_first=True)
         return texts, masks
+
+    def remember_labels(self, labels: Sequence[str], features: Any, lengths: Any) -> None:
+        """Take label embeddings (N, L, D_t) and lengths (N,) from the flan_t5 cache instead of computing them."""
+        for label, feature, length in zip(labels, features, lengths, strict=True):
+            text = torch.as_tensor(feature[: int(length)]).float().to(self.device)
+            self._texts[label] = text, torch.ones(len(text), dtype=torch.long, device=self.device)
 
     def negative(self, prompt: str) -> Conditioning:
         """The negative condition, computed once a prompt: AudioLDM-2's own tokens and FLAN-T5.
@@ -234,7 +243,9 @@ class AudioLDM2:
         scheduler.set_timesteps(steps, device=latents.device)
         extra = {"eta": eta} if "eta" in inspect.signature(scheduler.step).parameters else {}
         latents = latents * scheduler.init_noise_sigma
-        with reusing_keys(self.unet, enabled=reuse_keys):
+        dtype = getattr(torch, self.precision)
+        mixed = torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32)
+        with reusing_keys(self.unet, enabled=reuse_keys), mixed:
             for time in scheduler.timesteps:
                 model_input = scheduler.scale_model_input(torch.cat([latents, latents]), time)
                 noise = self.unet(
@@ -245,7 +256,7 @@ class AudioLDM2:
                     encoder_attention_mask_1=mask,
                     return_dict=False,
                 )[0]
-                unconditional, conditional = noise.chunk(2)
+                unconditional, conditional = noise.float().chunk(2)
                 noise = unconditional + guidance_scale * (conditional - unconditional)
                 latents = scheduler.step(noise, time, latents, **extra).prev_sample
                 on_step()
@@ -299,10 +310,9 @@ def _build(preset: Preset) -> tuple[dict[str, Any], Callable[[], NegativeEncoder
         "unet": seeded(lambda: AudioLDM2UNet2DConditionModel(**config.unet), 1),
         "vae": seeded(lambda: AutoencoderKL(**config.vae), 2),
         "vocoder": seeded(lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config.vocoder)), 3),
-        "flan_t5": seeded(lambda: FlanT5(preset.encoders.flan_t5), 4),
+        "flan_t5": load_encoder("flan_t5", preset=preset),
         "scheduler": DDIMScheduler(**config.scheduler),
     }
-    fill_seeded(parts["flan_t5"])
     return parts, negative
 
 
@@ -364,6 +374,22 @@ def _negative_fingerprint(preset: Preset, folder: Path | None) -> str:
     return digest.hexdigest()[:32]
 
 
+def _diffusers_folder(preset: Preset) -> Path:
+    """The local folder of AudioLDM-2; a hub id is downloaded once, without CLAP's audio half."""
+    wanted = preset.weights.audioldm2
+    folder = Path(wanted) if wanted else Path(preset.weights.folder) / "audioldm2"
+    if folder.is_dir() or not wanted:
+        return folder
+    patterns = [f"{name}/*" for name in (*COMPONENTS, *_NEGATIVE_ONLY)]
+    try:
+        return Path(snapshot_download(wanted, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"weights.audioldm2: '{wanted}' is neither a folder nor a hub id that can be downloaded "
+            f"({str(error)[:200]}); the model is {SOURCE}"
+        ) from error
+
+
 def load_audioldm2(
     preset: Preset, device: str | torch.device = "cpu", negatives: str | Path | None = None
 ) -> AudioLDM2:
@@ -376,7 +402,7 @@ def load_audioldm2(
     if preset.weights.source == "seeded":
         parts, negative = _build(preset)
     else:
-        folder = Path(preset.weights.folder) / "audioldm2"
+        folder = _diffusers_folder(preset)
         if missing := [name for name in COMPONENTS if not (folder / name).is_dir()]:
             raise WeightsError(f"AudioLDM-2 is missing: {folder} lacks {', '.join(missing)}; get it from {SOURCE}")
         parts, negative = _load(folder, preset)
@@ -384,10 +410,14 @@ def load_audioldm2(
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.to(device).eval().requires_grad_(False)
-    return AudioLDM2(
+    if preset.generation.channels_last:
+        parts["unet"].to(memory_format=torch.channels_last)
+    model = AudioLDM2(
         **parts,
         load_negative=negative,
         fingerprint=fingerprint,
         negatives=None if negatives is None else Path(negatives),
         negative_fingerprint=lambda: _negative_fingerprint(preset, folder),
     )
+    model.precision = preset.generation.precision
+    return model

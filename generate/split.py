@@ -87,6 +87,7 @@ def generate_split(
     joined = join(store, sampler.encoders)
     sampler.check_encoders({name: made["weights"] for name, made in joined.provenance.items()})
     prepare_folder(out, sampler.settings())
+    take_cached_labels(sampler, store)
     outcome = Outcome()
     rows = {clip_id: row for row, clip_id in enumerate(joined.clip_ids)}
     todo: list[Clip] = []
@@ -116,6 +117,15 @@ def generate_split(
     write_report(sampler, listed or clips, out)
     write_made(sampler, listed or clips, outcome, out)
     return outcome
+
+
+def take_cached_labels(sampler: Sampler, store: Store) -> None:
+    """Label embeddings of the stage flan_t5, if the same weights made them; what lacks is computed."""
+    if not store.exists("flan_t5", 0):
+        return
+    content = store.read("flan_t5", 0)
+    if content.fingerprint["weights"] == sampler.audioldm2.flan_t5.fingerprint:
+        sampler.audioldm2.remember_labels(content.clip_ids, content.features, content.arrays["lengths"])
 
 
 def write_made(sampler: Sampler, clips: Sequence[Clip], outcome: Outcome, out: Path) -> Path:

@@ -126,6 +126,7 @@ class WeightsConfig:
 
     source: Literal["official", "seeded"] = "official"
     folder: str = "weights"
+    audioldm2: str = ""  # another diffusers folder or a hub id for generation; default: <folder>/audioldm2
     seed: int = 0
 
 
@@ -198,7 +199,8 @@ class GenerationConfig:
     """Sampling of paper section 4.1.2.
 
     ``scheduler``: a scheduler class of diffusers. ``decode_batch``: clips that the VAE and the vocoder take
-    at once. ``overlap_seconds``: of neighbouring windows of a long video.
+    at once. ``overlap_seconds``: of neighbouring windows of a long video. ``precision`` and ``channels_last``
+    concern the UNet.
     """
 
     scheduler: str = "DDIMScheduler"
@@ -209,6 +211,8 @@ class GenerationConfig:
     batch: int = 4
     decode_batch: int = 4
     reuse_keys: bool = True
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = False
     overlap_seconds: float = 2.0
     seed: int = 0
 

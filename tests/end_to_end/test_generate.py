@@ -62,6 +62,18 @@ def test_array_tasks_make_the_same_split(trained, whole, tmp_path):
     assert "one of 2" in split(trained, tmp_path, "--task-id", 2, "--num-tasks", 2, code=4)
 
 
+def test_labels_come_from_the_cache(trained, tmp_path):
+    """The cached embeddings are those of the same weights, so leaving the cache out changes nothing."""
+    kept = trained / "cache" / "flan_t5"
+    split(trained, tmp_path / "with")
+    kept.rename(trained / "aside")
+    try:
+        split(trained, tmp_path / "without")
+    finally:
+        (trained / "aside").rename(kept)
+    assert bytes_of(tmp_path / "with") == bytes_of(tmp_path / "without")
+
+
 def test_killed_in_the_middle_and_run_again(trained, whole, tmp_path):
     command = [sys.executable, "-m", "generate", "--cache", trained / "cache", "--run", trained / "run", "-o", tmp_path]
     job = subprocess.Popen(

@@ -243,3 +243,47 @@ def test_decoding_in_parts_changes_nothing(model):
     torch.testing.assert_close(
         model.decode(latents, SAMPLES, 1), model.decode(latents, SAMPLES, 3), atol=1e-5, rtol=1e-4
     )
+
+
+def test_bfloat16_and_channels_last_stay_close(model):
+    other = load_audioldm2(load_preset("micro", ["generation.precision=bfloat16", "generation.channels_last=true"]))
+    base, latents = conditioning(model, ["dog barking"]), model.noise(["a"], 0)
+    settings = {"steps": STEPS, "guidance_scale": GUIDANCE}
+    ours = model.denoise(base, model.negative("low quality"), latents, **settings)
+    theirs = other.denoise(base, other.negative("low quality"), latents, **settings)
+    assert theirs.dtype == torch.float32
+    assert 0 < (ours - theirs).norm() / ours.norm() < 0.05
+
+
+def test_cached_label_embeddings_are_the_encoder_s_own(model):
+    text, mask = model.encode_labels(["rain falling", "a dog"])
+    other = load_audioldm2(load_preset("micro"))
+    lengths = mask.sum(1).numpy()
+    other.remember_labels(["rain falling", "a dog"], text.numpy(), lengths)
+    other.flan_t5.encode = lambda labels: pytest.fail(f"{labels} are encoded though they are cached")
+    kept, kept_mask = other.encode_labels(["rain falling", "a dog"])
+    torch.testing.assert_close(kept, text * mask[..., None], atol=1e-6, rtol=0)
+    assert torch.equal(kept_mask, mask)
+
+
+def test_hub_id_asks_only_for_the_needed_components(tmp_path, monkeypatch):
+    asked = {}
+
+    def download(name, allow_patterns):
+        asked[name] = allow_patterns
+        return str(tmp_path)
+
+    monkeypatch.setattr("generate.audioldm2.snapshot_download", download)
+    with pytest.raises(WeightsError, match="lacks unet"):
+        load_audioldm2(load_preset("paper", ["weights.audioldm2=cvssp/audioldm2"]))
+    assert "unet/*" in asked["cvssp/audioldm2"]
+    assert not any("feature_extractor" in pattern for pattern in asked["cvssp/audioldm2"])
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("generate.audioldm2.snapshot_download", offline)
+    with pytest.raises(WeightsError, match="no network"):
+        load_audioldm2(load_preset("paper", ["weights.audioldm2=cvssp/audioldm2"]))
