@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import interleaved, medians, write_result
-from manifests.world import FRAMES_PER_SECOND, KINDS, SAMPLE_RATE, make_scene, render_frames, render_waveform
+from manifests.scene import FRAMES_PER_SECOND, SAMPLE_RATE
+from manifests.world import KINDS, make_scene, render_frames, render_waveform
 from pipeline.cache import open_store
 from pipeline.extract import Extractor
 from pipeline.manifest import clips_from_folder, make_manifest

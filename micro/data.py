@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifests.world import KINDS, Scene, make_scene, render_frames, render_waveform
+from manifests.scene import Scene
+from manifests.world import KINDS, make_scene, render_frames, render_waveform
 from pipeline.encoders.audiomae import normalise_waveform
 
 LABELS = tuple(KINDS)

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from manifests.world import SECONDS, Scene, render_waveform
+from manifests.scene import SECONDS, Scene
+from manifests.world import render_waveform
 from micro.data import LABELS, SAMPLES, frames, training_scenes
 from micro.fit import Fit
 from pipeline.encoders.audiomae import AudioMAE, normalise_waveform

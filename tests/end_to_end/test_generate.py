@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from generate.pictures import log_mel
-from manifests.world import SAMPLE_RATE, make_scene, render_frames, render_waveform
+from manifests.scene import SAMPLE_RATE
+from manifests.world import make_scene, render_frames, render_waveform
 from pipeline.media_writing import read_wav, write_video
 from tests.end_to_end.test_line import FAST, ROOT, run
 from tests.generate.test_mux import packets

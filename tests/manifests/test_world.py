@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from manifests.scene import SAMPLE_RATE
 from manifests.world import (
     HELD_OUT_SIZES,
     KINDS,
-    SAMPLE_RATE,
     make_scene,
     render_frames,
     render_waveform,
