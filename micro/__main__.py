@@ -29,19 +29,21 @@ def train(
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch")] = 0,
 ) -> None:
     """Train every frozen model of the micro preset; hours on 2 cores."""
-    from micro.models import STAGES, MicroModels, Steps, set_threads
+    import torch
+
+    from micro.models import STAGES, MicroModels, Steps
     from pipeline.errors import InputError
     from pipeline.runtime import quiet_libraries
     from presets import load_preset
 
     quiet_libraries()
-    set_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     if stage not in ("all", *STAGES):
         raise InputError(f"unknown stage '{stage}': there are {', '.join(STAGES)}")
     models = MicroModels(load_preset(str(Path(__file__).parent / "world.yaml")), folder, Steps().scaled(scale))
-    for name, run in STAGES.items():
-        if stage in ("all", name):
-            run(models)
+    for name in STAGES if stage == "all" else (stage,):
+        getattr(models, name)
     if export is not None:
         models.export(export)
     summary("micro", {"checkpoints": folder, "exported to": export or "nowhere"})

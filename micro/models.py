@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -148,15 +146,7 @@ class MicroModels:
         )
 
 
-STAGES: dict[str, Callable[[MicroModels], Any]] = {
-    "audiomae": lambda models: models.audiomae,
-    "vae": lambda models: models.vae,
-    "text": lambda models: models.text,
-    "unet": lambda models: models.unet,
-    "cavp": lambda models: models.cavp,
-    "timechat": lambda models: models.timechat,
-    "classifier": lambda models: models.classifier,
-}
+STAGES = tuple(vars(Steps()))
 
 
 def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -169,8 +159,3 @@ def _save_half(model: nn.Module, path: Path) -> None:
 
 def _halve(path: Path) -> None:
     save_file(_half(load_file(path)), path, metadata={"format": "pt"})
-
-
-def set_threads(threads: int) -> None:
-    if threads:
-        torch.set_num_threads(threads)

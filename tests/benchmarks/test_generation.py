@@ -1,0 +1,25 @@
+"""The generation benchmarks run and compare equal things; their figures are not judged here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "result"),
+    [
+        ("generate", ["--clips", "2", "--steps", "2", "--rounds", "1"], "generate_micro_cpu"),
+        ("predict", ["--preset", "micro", "--batch", "4", "--rounds", "1"], "predict_micro_cpu"),
+    ],
+)
+def test_benchmark(name, options, result, tmp_path):
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options, "--out", str(tmp_path)], cwd=ROOT, check=True)
+    values = json.loads((tmp_path / f"{result}.json").read_text())
+    assert values["relative_difference"] < 1e-4
+    assert values["machine"]["device"]
