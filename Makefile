@@ -4,6 +4,7 @@ MANIFEST ?= demo/clips
 CACHE    ?= cache/$(PRESET)
 RUN      ?= runs/$(PRESET)
 OUT      ?= outputs/$(PRESET)
+REFERENCE ?=
 STAGE    ?= all
 SHARDS   ?= all
 FORMAT   ?= hdf5
@@ -12,17 +13,18 @@ ARGS     ?=
 # The CPU build where there is no GPU; TORCH=torch takes whatever pip thinks fits this machine.
 TORCH    ?= torch==2.13.0
 PYTHON   ?= python3
+DEMO_CLIPS := 288
 
 VENV := .venv
 BIN  := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract status train generate test lint clean
+.PHONY: help setup demo extract status train generate evaluate study test lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  variables: PRESET MANIFEST CACHE RUN OUT STAGE SHARDS FORMAT EXECUTOR ARGS (see README.md)"
+	@echo "  variables: PRESET MANIFEST CACHE RUN OUT REFERENCE STAGE SHARDS FORMAT EXECUTOR ARGS (see README.md)"
 
 setup: $(INSTALLED) ## install everything into .venv
 
@@ -32,14 +34,16 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## from nothing to sound on the micro preset: render clips, extract, train, generate
-	$(BIN)/python -m manifests --out demo/clips --clips 36
+demo: $(INSTALLED) ## from nothing to sound on the micro preset: render clips, extract, train, generate, report
+	$(BIN)/python -m manifests --out demo/clips --clips $(DEMO_CLIPS)
 	$(BIN)/python -m pipeline extract --preset micro --manifest demo/clips --cache demo/cache
 	$(BIN)/python -m trainer --preset micro --cache demo/cache --run demo/run
 	$(BIN)/python -m generate --preset micro --cache demo/cache --run demo/run --out demo/out
+	$(BIN)/python -m evaluation --preset micro --out demo/out
+	$(BIN)/python -m micro report --out demo/out
 
 demo/clips: | $(INSTALLED)
-	$(BIN)/python -m manifests --out demo/clips --clips 36
+	$(BIN)/python -m manifests --out demo/clips --clips $(DEMO_CLIPS)
 
 extract: $(INSTALLED) $(filter demo/clips,$(MANIFEST)) ## MANIFEST (Parquet or a folder of videos) -> features in CACHE
 	$(BIN)/python -m pipeline extract --preset $(PRESET) --manifest $(MANIFEST) --cache $(CACHE) \
@@ -53,6 +57,12 @@ train: $(INSTALLED) ## CACHE -> a trained mapper in RUN
 
 generate: $(INSTALLED) ## CACHE and RUN -> wav, mp4, pictures and a page in OUT
 	$(BIN)/python -m generate --preset $(PRESET) --cache $(CACHE) --run $(RUN) --out $(OUT) --format $(FORMAT) $(ARGS)
+
+evaluate: $(INSTALLED) ## OUT against REFERENCE (default: OUT/truth) -> the paper's metrics as JSON, Markdown and a page
+	$(BIN)/python -m evaluation --preset $(PRESET) --out $(OUT) $(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
+
+study: $(INSTALLED) ## Tables 2 and 3 and Figure 3 of the paper at micro scale, in runs/study
+	$(BIN)/python -m micro study $(ARGS)
 
 test: $(INSTALLED) ## all tests of the default suite
 	$(BIN)/python -m pytest

@@ -39,7 +39,7 @@ from transformers import (
 )
 
 from generate.attention import reusing_keys
-from generate.mel import MEL_BINS, MEL_FRAMES
+from generate.mel import MEL_BINS, MEL_FRAMES, GriffinLim
 from pipeline.encoders import load_encoder
 from pipeline.encoders.base import Precision, fill_official
 from pipeline.encoders.checkpoints import sha256_file, sha256_state
@@ -309,19 +309,33 @@ def _build(preset: Preset) -> tuple[dict[str, Any], Callable[[], NegativeEncoder
     parts = {
         "unet": seeded(lambda: AudioLDM2UNet2DConditionModel(**config.unet), 1),
         "vae": seeded(lambda: AutoencoderKL(**config.vae), 2),
-        "vocoder": seeded(lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config.vocoder)), 3),
+        "vocoder": seeded(lambda: _build_vocoder(config.vocoder), 3),
         "flan_t5": load_encoder("flan_t5", preset=preset),
         "scheduler": DDIMScheduler(**config.scheduler),
     }
     return parts, negative
 
 
-def _load(folder: Path, preset: Preset) -> tuple[dict[str, Any], Callable[[], NegativeEncoder]]:
-    local: dict[str, Any] = {"local_files_only": True}
+def _build_vocoder(config: dict[str, Any]) -> Any:
+    """HiFi-GAN, or Griffin-Lim where ``_class_name`` says so."""
+    if config.get("_class_name") == GriffinLim.__name__:
+        return GriffinLim(**{k: v for k, v in config.items() if k != "_class_name"})
+    return SpeechT5HifiGan(SpeechT5HifiGanConfig(**config))
 
+
+def _vocoder_kind(folder: Path) -> Any:
+    try:
+        name = json.loads((folder / "config.json").read_text()).get("_class_name")
+    except (OSError, ValueError):
+        name = None  # the loader below says what is wrong
+    return GriffinLim if name == GriffinLim.__name__ else SpeechT5HifiGan
+
+
+def _load(folder: Path, preset: Preset) -> tuple[dict[str, Any], Callable[[], NegativeEncoder]]:
     def part(kind: Any, name: str) -> Any:
+        dtype = {"torch_dtype": torch.float32} if issubclass(kind, nn.Module) else {}
         try:
-            return kind.from_pretrained(folder / name, **local)
+            return kind.from_pretrained(folder / name, local_files_only=True, **dtype)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise WeightsError(f"{folder / name} cannot be loaded: {str(error)[:400]}") from error
 
@@ -340,7 +354,7 @@ def _load(folder: Path, preset: Preset) -> tuple[dict[str, Any], Callable[[], Ne
     parts = {
         "unet": part(AudioLDM2UNet2DConditionModel, "unet"),
         "vae": part(AutoencoderKL, "vae"),
-        "vocoder": part(SpeechT5HifiGan, "vocoder"),
+        "vocoder": part(_vocoder_kind(folder / "vocoder"), "vocoder"),
         "scheduler": part(DDIMScheduler, "scheduler"),
         "flan_t5": flan_t5,
     }
@@ -377,7 +391,7 @@ def _negative_fingerprint(preset: Preset, folder: Path | None) -> str:
 def _diffusers_folder(preset: Preset) -> Path:
     """The local folder of AudioLDM-2; a hub id is downloaded once, without CLAP's audio half."""
     wanted = preset.weights.audioldm2
-    folder = Path(wanted) if wanted else Path(preset.weights.folder) / "audioldm2"
+    folder = Path(wanted) if wanted else preset.weights.path / "audioldm2"
     if folder.is_dir() or not wanted:
         return folder
     patterns = [f"{name}/*" for name in (*COMPONENTS, *_NEGATIVE_ONLY)]

@@ -53,19 +53,33 @@ class GriffinLim(nn.Module):
     filters: Tensor
     window: Tensor
 
-    def __init__(self, iterations: int = 48, momentum: float = 0.99):
+    def __init__(self, iterations: int = 24, momentum: float = 0.99):
         super().__init__()
-        self.config = SimpleNamespace(sampling_rate=_RATE, iterations=iterations, momentum=momentum)
+        self.config = SimpleNamespace(
+            sampling_rate=_RATE,
+            model_in_dim=MEL_BINS,
+            upsample_rates=[_HOP],
+            iterations=iterations,
+            momentum=momentum,
+        )
         filters = _filters()
         self.register_buffer("inverse", torch.linalg.pinv(filters), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(_FFT), persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        return self.window.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.window.dtype
+
     def forward(self, mel: Tensor) -> Tensor:
         """(B, T, 64) -> (B, 160 * T)."""
         wanted = mel.float().exp()
         magnitude = torch.clamp(wanted @ self.inverse, min=1e-7)
-        for _ in range(20):  # non-negative least squares by multiplicative updates
+        for _ in range(10):  # non-negative least squares by multiplicative updates
             magnitude = magnitude * ((wanted @ self.filters.T) / ((magnitude @ self.filters) @ self.filters.T + 1e-9))
         magnitude = magnitude.transpose(1, 2)
         length = mel.shape[1] * _HOP
@@ -91,7 +105,13 @@ class GriffinLim(nn.Module):
         total = (count - 1) * _HOP + _FFT
 
         def overlap(values: Tensor) -> Tensor:
-            return nn.functional.fold(values.transpose(1, 2), (1, total), (1, _FFT), stride=(1, _HOP))[:, 0, 0]
+            """(B, T, 1024) -> (B, total), a hop's length at a time: several times as fast as ``fold``."""
+            parts = -(-_FFT // _HOP)
+            pieces = nn.functional.pad(values, (0, parts * _HOP - _FFT)).unflatten(2, (parts, _HOP))
+            out = values.new_zeros(len(values), count + parts - 1, _HOP)
+            for part in range(parts):
+                out[:, part : part + count] += pieces[:, :, part]
+            return out.flatten(1)[:, :total]
 
         weight = overlap((self.window**2).expand(1, count, _FFT))
         return (overlap(frames) / torch.clamp(weight, min=1e-4))[:, :length]

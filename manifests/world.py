@@ -91,8 +91,10 @@ def _size(random: np.random.Generator, split: str) -> float:
             return size
 
 
-def render_frames(scene: Scene, frames_per_second: int = FRAMES_PER_SECOND) -> Iterator[np.ndarray]:
-    """Yield RGB uint8 (144, 192, 3) frames for 10 s.
+def render_frames(
+    scene: Scene, frames_per_second: int = FRAMES_PER_SECOND, numbers: range | None = None
+) -> Iterator[np.ndarray]:
+    """Yield RGB uint8 (144, 192, 3) frames: all of the 10 s, or those of the given numbers.
 
     Nuisance: a graded background, a camera that sways, a bystander that drifts without a sound, sensor noise.
     """
@@ -104,7 +106,7 @@ def render_frames(scene: Scene, frames_per_second: int = FRAMES_PER_SECOND) -> I
     canvas = np.clip(shade * np.array(scene.background), 0, 255)
     canvas = np.broadcast_to(canvas, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     grain = random.normal(0, random.uniform(1, 5), size=(4, HEIGHT, WIDTH, 1))
-    for number in range(SECONDS * frames_per_second):
+    for number in range(SECONDS * frames_per_second) if numbers is None else numbers:
         time = number / frames_per_second
         image = Image.fromarray(canvas)
         dx, dy = sway * np.sin(0.9 * time + phases[0]), sway * np.sin(0.7 * time + phases[1])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.console import command, summary
+from pipeline.console import command, out, summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -24,8 +24,10 @@ def train(
         "runs/micro-models"
     ),
     export: Annotated[Path | None, typer.Option(help="where the finished weights go; default: nowhere")] = None,
-    stage: Annotated[str, typer.Option(help="one stage, or all")] = "all",
+    mapper: Annotated[Path | None, typer.Option(help="a trained mapper to export with them")] = None,
+    stage: Annotated[str, typer.Option(help="all, or names joined by commas")] = "all",
     scale: Annotated[float, typer.Option(help="times the number of steps, for a trial")] = 1.0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch")] = 0,
 ) -> None:
     """Train every frozen model of the micro preset; hours on 2 cores."""
@@ -33,20 +35,61 @@ def train(
 
     from micro.models import STAGES, MicroModels, Steps
     from pipeline.errors import InputError
-    from pipeline.runtime import quiet_libraries
+    from pipeline.runtime import choose_device, quiet_libraries
     from presets import load_preset
 
     quiet_libraries()
     if threads:
         torch.set_num_threads(threads)
-    if stage not in ("all", *STAGES):
-        raise InputError(f"unknown stage '{stage}': there are {', '.join(STAGES)}")
-    models = MicroModels(load_preset(str(Path(__file__).parent / "world.yaml")), folder, Steps().scaled(scale))
-    for name in STAGES if stage == "all" else (stage,):
+    names = list(STAGES) if stage == "all" else stage.split(",")
+    if unknown := [name for name in names if name not in STAGES]:
+        raise InputError(f"unknown stage '{unknown[0]}': there are {', '.join(STAGES)}")
+    preset = load_preset("micro", ["weights.source=seeded"])
+    models = MicroModels(preset, folder, Steps().scaled(scale), choose_device(device))
+    for name in names:
         getattr(models, name)
     if export is not None:
-        models.export(export)
+        models.export(export, mapper)
     summary("micro", {"checkpoints": folder, "exported to": export or "nowhere"})
+
+
+@app.command()
+@command
+def study(
+    folder: Annotated[Path, typer.Option(help="everything the study makes; run again to go on")] = Path("runs/study"),
+    clips: Annotated[int, typer.Option(help="how many clips to render")] = 1440,
+    seeds: Annotated[int, typer.Option(help="seeds of each mapper")] = 3,
+    per_class: Annotated[int, typer.Option(help="test clips of each class that are made to sound")] = 6,
+    workers: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
+    assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
+) -> None:
+    """The paper's Tables 2 and 3 and Figure 3 at micro scale, with ceiling, oracle and controls."""
+    from micro.study import Study, run
+    from pipeline.runtime import quiet_libraries
+
+    quiet_libraries()
+    results = run(Study(folder, clips, seeds, per_class, "micro", tuple(assignments)), workers, out.print)
+    rows = {
+        name: ", ".join(f"{k} {v[0]:.3f}" for k, v in values.items()) for name, values in results["figures"].items()
+    }
+    summary("study", {**rows, "minutes": f"{results['seconds'] / 60:.0f}", "written to": folder / "study.md"})
+
+
+@app.command()
+@command
+def report(
+    output: Annotated[Path, typer.Option("--out", help="what make generate wrote of rendered clips")],
+) -> None:
+    """A page of generated clips beside their truth, with the events seen and heard, and the scores."""
+    from evaluation.networks.micro import load_classifier
+    from micro.page import write_page
+    from pipeline.runtime import quiet_libraries
+    from presets import load_preset
+
+    quiet_libraries()
+    preset = load_preset("micro")
+    path, scores = write_page(output, load_classifier(preset), preset.note)
+    summary("report", {**scores, "page": path})
 
 
 if __name__ == "__main__":

@@ -8,27 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.networks.micro import RATE, SECONDS, MicroClassifier
-from micro.data import LABELS, batches, classes, waveforms
+from micro.audio import HELD_OUT
+from micro.data import LABELS, classes, rows_of, waveforms
 from micro.fit import Fit
 from presets import Preset
 
-_CLIPS = 2400
+_CLIPS, _FIRST = 2400, 20_000
+_VALIDATION = 120
 
 
-def train_classifier(preset: Preset, folder: Path, steps: int) -> MicroClassifier:
+def train_classifier(preset: Preset, folder: Path, steps: int, device: str) -> MicroClassifier:
     torch.manual_seed(preset.weights.seed + 8)
     model = MicroClassifier(LABELS)
-    audio, label = waveforms(_CLIPS, 20_000), classes(_CLIPS, 20_000)
-    rows = list(zip(range(steps), batches(_CLIPS, 24, 8), strict=False))
+    audio, label = waveforms(_CLIPS, _FIRST), classes(_CLIPS, _FIRST)
+    rows = rows_of(steps, _CLIPS, 24, 8)
 
     def step(number: int) -> dict[str, Tensor]:
-        chosen = rows[number][1]
+        chosen = rows[number]
         first = int(torch.randint(0, 2 * RATE, ()))
         waveform = audio[chosen, first : first + SECONDS * RATE].float()
         waveform = waveform + 10 ** (-2 - 2 * torch.rand(len(chosen), 1)) * torch.randn_like(waveform)
-        _, logits = model(waveform)
-        right = (logits.argmax(1) == label[chosen]).float().mean()
-        return {"loss": nn.functional.cross_entropy(logits, label[chosen], label_smoothing=0.05), "right": right}
+        _, logits = model(waveform.to(device))
+        target = label[chosen].to(device)
+        right = (logits.argmax(1) == target).float().mean()
+        return {"loss": nn.functional.cross_entropy(logits, target, label_smoothing=0.05), "right": right}
 
-    Fit("classifier", folder, steps, 2e-3).run(model, step)
-    return model
+    def held_out() -> dict[str, Tensor]:
+        _, logits = model(waveforms(_VALIDATION, HELD_OUT, "test")[:, : SECONDS * RATE].float().to(device))
+        return {"right": (logits.argmax(1) == classes(_VALIDATION, HELD_OUT).to(device)).float().mean()}
+
+    Fit("classifier", folder, steps, 2e-3, device=device).run(model, step, held_out)
+    return model.cpu()

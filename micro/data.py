@@ -1,18 +1,19 @@
-"""Scenes of the small world as training batches: waveforms and frames, without encoding a file."""
+"""Scenes of the small world as training batches: waveforms and pictures, without encoding a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from manifests.scene import Scene
+from manifests.scene import SECONDS, Scene
 from manifests.world import KINDS, make_scene, render_frames, render_waveform
 from pipeline.encoders.audiomae import normalise_waveform
 
+FRAME_RATE = 4  # pictures a second, as every visual encoder takes them
 LABELS = tuple(KINDS)
 # Far from the seeds of any rendered world: the frozen models never saw the clips that the mapper learns from.
 _FIRST_SEED = 2_000_000_000
@@ -37,10 +38,24 @@ def classes(count: int, first: int = 0) -> Tensor:
     return torch.arange(first, first + count) % len(LABELS)
 
 
-def frames(scenes: Sequence[Scene], frames_per_second: int = 4) -> Tensor:
-    """(B, 40, 3, 144, 192) uint8."""
-    clips = [np.stack(list(render_frames(scene, frames_per_second))) for scene in scenes]
-    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3)
+@lru_cache(maxsize=4)
+def pictures(size: int, count: int, first: int = 0, split: str = "train") -> Tensor:
+    """(count, 40, 3, size, size) uint8: the frames of each scene, resized as ``pipeline.media`` does."""
+    out = torch.empty(count, SECONDS * FRAME_RATE, 3, size, size, dtype=torch.uint8)
+    for row, scene in enumerate(training_scenes(count, first, split)):
+        frames = torch.from_numpy(np.stack(list(render_frames(scene, FRAME_RATE)))).permute(0, 3, 1, 2)
+        small = nn.functional.interpolate(frames.float(), (size, size), mode="bilinear", antialias=True)
+        out[row] = small.round().clamp(0, 255).to(torch.uint8)
+    return out
+
+
+def as_decoded(frames: Tensor) -> Tensor:
+    """Frames (..., 3, S, S) uint8 -> float in [0, 1]; blurred, shaded and noised as cameras and H.264 do."""
+    flat = frames.flatten(0, -4).float() / 255
+    blur = 0.5 * torch.rand(len(flat), 1, 1, 1)
+    soft = nn.functional.avg_pool2d(nn.functional.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    flat = flat.lerp(soft, blur) * (1 + 0.05 * torch.randn(len(flat), 1, 1, 1))
+    return (flat + 0.01 * torch.randn_like(flat)).clamp(0, 1).view(frames.shape)
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
@@ -49,3 +64,8 @@ def batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
     while True:
         order = torch.randperm(count, generator=generator)
         yield from (order[first : first + size] for first in range(0, count - size + 1, size))
+
+
+def rows_of(steps: int, count: int, size: int, seed: int) -> list[Tensor]:
+    """The rows of every step, so that step ``n`` sees the same ones resumed or not."""
+    return [rows for _, rows in zip(range(steps), batches(count, size, seed), strict=False)]

@@ -2,21 +2,125 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AudioLDM2UNet2DConditionModel, DDIMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from generate.audioldm2 import Conditioning
 from generate.mel import LogMel
-from micro.data import batches
-from micro.fit import Fit
+from micro.data import classes, rows_of
+from micro.fit import Fit, Goal
 from pipeline.encoders.audiomae import AudioMAE
 from presets import Preset
 
 _DROP = 0.1
+_VALIDATION = 96
+
+
+_SUPERVISED_FROM, _ALIGNED_FROM = 750, 1200  # steps; before them the UNet learns what a class sounds like
+_CONDITIONS, _TOKENS = 3, 1  # transformers behind each resnet: self-attention, tokens, text
+
+
+class AlignedAttention:
+    """A diffusers attention processor that also keeps how badly rows look for their own token.
+
+    ``misses``: mean negative log of the weight that the first half of the heads give to the token of the row's
+    own 1.28 s; the other heads look where they like.
+    """
+
+    def __init__(self) -> None:
+        self.misses: Tensor | None = None
+
+    def __call__(
+        self,
+        attention: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """hidden_states (B, rows * bins, D), encoder_hidden_states (B, 8, D_c) -> (B, rows * bins, D)."""
+        heads, tokens = attention.heads, encoder_hidden_states.shape[1]
+        query, key, value = (
+            layer(x).unflatten(-1, (heads, -1)).transpose(1, 2)
+            for layer, x in (
+                (attention.to_q, hidden_states),
+                (attention.to_k, encoder_hidden_states),
+                (attention.to_v, encoder_hidden_states),
+            )
+        )
+        weights = (query @ key.transpose(2, 3) * attention.scale).softmax(dim=-1)  # (B, H, N, 8)
+        count = hidden_states.shape[1]
+        own = torch.arange(count, device=key.device) * tokens // count
+        hit = weights[:, : heads // 2].gather(3, own.view(1, 1, -1, 1).expand(len(key), heads // 2, -1, 1))
+        self.misses = -hit.clamp(min=1e-6).log().mean()
+        return attention.to_out[1](attention.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))
+
+
+class DeepSupervision(nn.Module):
+    """Training aids that do not ship: what the UNet's inner features must tell.
+
+    A UNet of convolutions does not know where in the clip a row is, and must, to take from the right token. So
+    from the features before each attention a linear layer has to read the row's position, and from those after
+    it the clean latents at that level's resolution, which in strong noise only the tokens tell; and half of the
+    heads that look at the tokens have to look at the row's own.
+    """
+
+    _frequencies = 4
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.unet = unet
+        self.seen: dict[str, Tensor] = {}
+        positions, latents = {}, {}
+        blocks = [("mid", unet.mid_block)] + [(f"up{n}", block) for n, block in enumerate(unet.up_blocks)]
+        for name, block in blocks:
+            if not getattr(block, "attentions", None):
+                continue
+            for number, resnet in enumerate(block.resnets):
+                key = f"{name}_{number}"
+                positions[key] = nn.Conv1d(resnet.out_channels, 2 * self._frequencies, 1)
+                resnet.register_forward_hook(self._keep(f"position_{key}"))
+            key = f"{name}_out"
+            latents[key] = nn.Conv2d(block.resnets[-1].out_channels, unet.config.out_channels, 1)
+            block.attentions[-1].register_forward_hook(self._keep(f"latents_{key}"))
+        self.aligned: list[AlignedAttention] = []
+        for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks]:
+            for number, attention in enumerate(getattr(block, "attentions", None) or []):
+                if number % _CONDITIONS == _TOKENS:
+                    self.aligned.append(AlignedAttention())
+                    attention.transformer_blocks[0].attn2.set_processor(self.aligned[-1])
+        self.positions, self.latents = nn.ModuleDict(positions), nn.ModuleDict(latents)
+
+    def _keep(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            self.seen[name] = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+
+        return hook
+
+    def misses(self) -> Tensor:
+        """Of the latest pass of the UNet: :attr:`AlignedAttention.misses`, mean over attentions."""
+        return torch.stack([processor.misses for processor in self.aligned if processor.misses is not None]).mean()
+
+    def losses(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the latest pass of the UNet: errors of the positions and of the clean latents (B, C, H, W)."""
+        position = torch.zeros((), device=clean.device)
+        restored = torch.zeros((), device=clean.device)
+        for key, head in self.positions.items():
+            rows = self.seen[f"position_{key}"].mean(dim=3)  # (B, C, rows)
+            place = (torch.arange(rows.shape[2], device=clean.device) + 0.5) / rows.shape[2]
+            angles = torch.pi * place * 2.0 ** torch.arange(self._frequencies, device=clean.device)[:, None]
+            code = torch.cat([angles.sin(), angles.cos()])
+            position = position + (head(rows) - code).square().mean() / len(self.positions)
+        for key, head in self.latents.items():
+            features = self.seen[f"latents_{key}"]
+            pooled = nn.functional.adaptive_avg_pool2d(clean, (features.shape[2], features.shape[3]))
+            restored = restored + (head(features) - pooled).square().mean() / len(self.latents)
+        return position, restored
 
 
 @torch.no_grad()
@@ -40,9 +144,9 @@ def train_unet(
     latents: Tensor,
     tokens: Tensor,
     texts: tuple[Tensor, Tensor],
-    label: Tensor,
     negative: Conditioning,
     steps: int,
+    device: str,
     batch: int = 16,
 ) -> Any:
     """``texts``: embeddings (classes, L, D_t) and mask (classes, L). A dropped condition is the negative one.
@@ -53,17 +157,19 @@ def train_unet(
     torch.manual_seed(preset.weights.seed + 1)
     unet: Any = AudioLDM2UNet2DConditionModel(**preset.audioldm2.unet)
     scheduler: Any = DDIMScheduler(**preset.audioldm2.scheduler)
-    rows = list(zip(range(steps), batches(len(latents), batch, 3), strict=False))
-    spread = float(tokens.std(0).mean())
+    count = len(latents) - _VALIDATION  # the last ones are not trained on
+    rows, label = rows_of(steps, count, batch, 3), classes(len(latents))
+    spread = float(tokens[:count].std(0).mean())
     length = max(texts[0].shape[1], negative.text.shape[1])
     every = Conditioning(tokens[: len(texts[0])], *texts).padded(length)
     negative = negative.padded(length)
 
-    def step(number: int) -> dict[str, Tensor]:
-        chosen = rows[number][1]
+    aids = DeepSupervision(unet)
+
+    def error(chosen: Tensor, drop: float, most: float) -> Tensor:
         clean, kind = latents[chosen], label[chosen]
-        dropped = torch.rand(len(chosen), 1, 1) < _DROP
-        blur = torch.rand(len(chosen), 1, 1) * 0.5 * spread
+        dropped = torch.rand(len(chosen), 1, 1) < drop
+        blur = torch.rand(len(chosen), 1, 1) * most * spread
         condition = torch.where(dropped, negative.tokens, tokens[chosen] + blur * torch.randn(tokens[chosen].shape))
         text = torch.where(dropped, negative.text, every.text[kind])
         mask = torch.where(dropped[:, 0], negative.mask, every.mask[kind])
@@ -74,14 +180,26 @@ def train_unet(
         if scheduler.config.prediction_type == "v_prediction":
             target = scheduler.get_velocity(clean, noise, times)
         predicted = unet(
-            noisy,
-            times,
-            encoder_hidden_states=condition,
-            encoder_hidden_states_1=text,
-            encoder_attention_mask_1=mask,
+            noisy.to(device),
+            times.to(device),
+            encoder_hidden_states=condition.to(device),
+            encoder_hidden_states_1=text.to(device),
+            encoder_attention_mask_1=mask.to(device),
             return_dict=False,
         )[0]
-        return {"loss": (predicted - target).square().mean()}
+        return (predicted - target.to(device)).square().mean()
 
-    Fit("unet", folder, steps, 1.5e-3, warmup=200, average=0.998).run(unet, step)
-    return unet
+    def step(number: int) -> dict[str, Tensor]:
+        denoised = error(rows[number], _DROP, 0.5)
+        position, restored = aids.losses(latents[rows[number]].to(device))
+        misses = aids.misses()
+        loss = denoised + (number >= _SUPERVISED_FROM) * (0.3 * position + 0.5 * restored)
+        loss = loss + (number >= _ALIGNED_FROM) * 0.2 * misses
+        return {"loss": loss, "denoised": denoised, "position": position, "restored": restored, "misses": misses}
+
+    def held_out() -> dict[str, Tensor]:
+        return {"loss": error(torch.arange(count, len(latents)), 0.0, 0.0)}
+
+    fit = Fit("unet", folder, steps, 1.5e-3, warmup=200, average=0.998, device=device, goal=Goal("loss", 0.1))
+    fit.run(aids, step, held_out)
+    return unet.cpu()

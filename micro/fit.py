@@ -16,6 +16,19 @@ Step = Callable[[int], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
+class Goal:
+    """Where a stage may stop before its last step: its metric on held-out scenes is this good."""
+
+    metric: str
+    value: float
+    higher: bool = False
+
+    def reached(self, figures: dict[str, float]) -> bool:
+        figure = figures[self.metric]
+        return figure >= self.value if self.higher else figure <= self.value
+
+
+@dataclass(frozen=True)
 class Fit:
     """Where a stage keeps its checkpoint and log, and how long it trains."""
 
@@ -25,23 +38,38 @@ class Fit:
     learning_rate: float = 1e-3
     warmup: int = 100
     average: float = 0.0  # decay of the averaged weights that the stage ends with; 0: none
+    device: str = "cpu"
+    goal: Goal | None = None
 
-    def run(self, module: nn.Module, step: Step, every: int = 50) -> None:
-        """Train ``module`` by the ``loss`` that ``step(number)`` returns; goes on from a checkpoint."""
+    def run(
+        self,
+        module: nn.Module,
+        step: Step,
+        held_out: Callable[[], dict[str, Tensor]] | None = None,
+        every: int = 50,
+    ) -> None:
+        """Train ``module`` by the ``loss`` that ``step(number)`` returns; goes on from a checkpoint.
+
+        ``held_out`` measures the stage on scenes it does not train on, every ``5 * every`` steps and at the
+        end; its figures go into the log, and ``goal`` may end the stage on them.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint, log = self.folder / f"{self.name}.pt", self.folder / f"{self.name}.jsonl"
+        module.to(self.device)
         optimizer = torch.optim.AdamW(module.parameters(), self.learning_rate, weight_decay=0.01)
         averaged = {k: v.detach().clone() for k, v in module.state_dict().items()}
-        first, spent = 0, 0.0
+        first, spent, done = 0, 0.0, False
         if checkpoint.is_file():
-            state = torch.load(checkpoint, weights_only=True)
+            state = torch.load(checkpoint, weights_only=True, map_location=self.device)
             module.load_state_dict(state["module"])
             optimizer.load_state_dict(state["optimizer"])
-            averaged, first, spent = state["averaged"], state["step"], state["seconds"]
+            averaged, first, spent, done = state["averaged"], state["step"], state["seconds"], state["done"]
         module.train()
         sums: dict[str, float] = {}
         started = time.monotonic()
         for number in range(first, self.steps):
+            if done:
+                break
             rate = min((number + 1) / self.warmup, 0.5 * (1 + math.cos(math.pi * number / self.steps)))
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * rate
@@ -52,27 +80,50 @@ class Fit:
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             if self.average:
-                decay = min(self.average, (number + 1) / (number + 10))
-                for name, value in module.state_dict().items():
-                    if value.is_floating_point():
-                        averaged[name].lerp_(value, 1 - decay)
-                    else:
-                        averaged[name].copy_(value)
+                self._average(averaged, module, number)
             for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
-            if (number + 1) % every == 0 or number + 1 == self.steps:
+            last = number + 1 == self.steps
+            if (number + 1) % every == 0 or last:
                 count = (number % every) + 1
-                seconds = spent + time.monotonic() - started
                 line = {"step": number + 1, **{k: round(v / count, 5) for k, v in sums.items()}}
+                sums = {}
+                if held_out is not None and ((number + 1) % (5 * every) == 0 or last):
+                    figures = self._measure(module, averaged, held_out)
+                    line |= {f"held_out_{name}": round(value, 5) for name, value in figures.items()}
+                    done = self.goal is not None and self.goal.reached(figures)
+                seconds = spent + time.monotonic() - started
                 line["seconds"] = round(seconds, 1)
                 with log.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 print(self.name, line, flush=True)
-                sums = {}
                 state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged}
                 temporary = checkpoint.with_suffix(".tmp")
-                torch.save({**state, "step": number + 1, "seconds": seconds}, temporary)
+                torch.save({**state, "step": number + 1, "seconds": seconds, "done": done}, temporary)
                 temporary.rename(checkpoint)
         if self.average:
             module.load_state_dict(averaged)
         module.eval()
+
+    def _average(self, averaged: dict[str, Tensor], module: nn.Module, number: int) -> None:
+        decay = min(self.average, (number + 1) / (number + 10))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                averaged[name].lerp_(value, 1 - decay)
+            else:
+                averaged[name].copy_(value)
+
+    def _measure(
+        self, module: nn.Module, averaged: dict[str, Tensor], held_out: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, float]:
+        """Figures of the weights that the stage would end with; training goes on as if nothing had been asked."""
+        current = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        if self.average:
+            module.load_state_dict(averaged)
+        module.eval()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            figures = {name: float(value) for name, value in held_out().items()}
+        module.load_state_dict(current)
+        module.train()
+        return figures

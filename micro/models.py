@@ -18,10 +18,10 @@ from generate.audioldm2 import Conditioning
 from generate.mel import GriffinLim
 from micro.audio import train_audiomae, train_vae
 from micro.classifier import train_classifier
-from micro.data import LABELS, classes, waveforms
+from micro.data import LABELS, waveforms
 from micro.diffusion import encode_latents, encode_tokens, train_unet
 from micro.text import TextToAudio, save_text, train_text
-from micro.vision import train_cavp, train_timechat
+from micro.vision import train_cavp, train_frames, train_timechat
 from presets import Preset
 
 CLIPS = 3600  # sounds that the UNet and the language model learn from
@@ -31,12 +31,13 @@ CLIPS = 3600  # sounds that the UNet and the language model learn from
 class Steps:
     """Training steps of each stage; ``scale`` them all for a trial."""
 
-    audiomae: int = 700
+    audiomae: int = 900
     vae: int = 900
-    text: int = 600
-    unet: int = 2800
-    cavp: int = 350
-    timechat: int = 500
+    text: int = 800
+    unet: int = 3000
+    cavp: int = 600
+    frames: int = 800
+    timechat: int = 600
     classifier: int = 400
 
     def scaled(self, scale: float) -> Steps:
@@ -46,16 +47,16 @@ class Steps:
 class MicroModels:
     """The stages of training; each attribute trains (or loads) itself and what it rests on."""
 
-    def __init__(self, preset: Preset, folder: Path, steps: Steps):
-        self.preset, self.folder, self.steps = preset, folder, steps
+    def __init__(self, preset: Preset, folder: Path, steps: Steps, device: str = "cpu"):
+        self.preset, self.folder, self.steps, self.device = preset, folder, steps, device
 
     @cached_property
     def audiomae(self) -> Any:
-        return train_audiomae(self.preset, self.folder, self.steps.audiomae)
+        return train_audiomae(self.preset, self.folder, self.steps.audiomae, self.device)
 
     @cached_property
     def vae(self) -> Any:
-        return train_vae(self.preset, self.folder, self.steps.vae)
+        return train_vae(self.preset, self.folder, self.steps.vae, self.device)
 
     @cached_property
     def prepared(self) -> dict[str, Tensor]:
@@ -69,7 +70,7 @@ class MicroModels:
 
     @cached_property
     def text(self) -> TextToAudio:
-        return train_text(self.preset, self.folder, self.prepared["tokens"], classes(CLIPS), self.steps.text)
+        return train_text(self.preset, self.folder, self.prepared["tokens"], self.steps.text, self.device)
 
     @cached_property
     def unet(self) -> Any:
@@ -84,25 +85,33 @@ class MicroModels:
             self.prepared["latents"],
             self.prepared["tokens"],
             (text.clone(), mask),
-            classes(CLIPS),
             negative,
             self.steps.unet,
+            self.device,
         )
 
     @cached_property
     def cavp(self) -> Any:
-        return train_cavp(self.preset, self.folder, self.steps.cavp)
+        return train_cavp(self.preset, self.folder, self.steps.cavp, self.device)
+
+    @cached_property
+    def frames(self) -> Any:
+        """TimeChat with a ViT that knows single frames."""
+        return train_frames(self.preset, self.folder, self.steps.frames, self.device)
 
     @cached_property
     def timechat(self) -> Any:
-        return train_timechat(self.preset, self.folder, self.steps.timechat)
+        return train_timechat(self.preset, self.folder, self.frames, self.steps.timechat, self.device)
 
     @cached_property
     def classifier(self) -> Any:
-        return train_classifier(self.preset, self.folder, self.steps.classifier)
+        return train_classifier(self.preset, self.folder, self.steps.classifier, self.device)
 
-    def export(self, target: Path) -> None:
-        """Write what the preset ``micro`` loads: float16 safetensors, configs, logs and a model card."""
+    def export(self, target: Path, mapper: Path | None = None) -> None:
+        """Write what the preset ``micro`` loads: float16 safetensors, configs, logs and a model card.
+
+        ``mapper``: a trained one that ships with them. ``notes.md`` in the training's folder goes into the card.
+        """
         audioldm2 = target / "audioldm2"
         audioldm2.mkdir(parents=True, exist_ok=True)
         for name in ("cavp", "timechat", "audiomae", "classifier"):
@@ -119,28 +128,34 @@ class MicroModels:
         logs.mkdir(exist_ok=True)
         for path in self.folder.glob("*.jsonl"):
             shutil.copy(path, logs / path.name)
-        (target / "README.md").write_text(self._card(target))
+        if mapper is not None:
+            shutil.rmtree(target / "mapper", ignore_errors=True)
+            shutil.copytree(mapper, target / "mapper")
+            _halve(target / "mapper" / "model.safetensors")
+        notes = self.folder / "notes.md"
+        (target / "README.md").write_text(self._card(target, notes.read_text() if notes.is_file() else ""))
 
-    def _card(self, target: Path) -> str:
+    def _card(self, target: Path, notes: str) -> str:
         rows = []
         for path in sorted(target.rglob("*.safetensors")):
-            if "mapper" in path.parts:
-                continue
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             rows.append(f"| `{path.relative_to(target)}` | {path.stat().st_size / 1e6:.2f} MB | `{digest}` |")
         stages = []
         for path in sorted((target / "logs").glob("*.jsonl")):
             last = json.loads(path.read_text().splitlines()[-1])
-            figures = ", ".join(f"{k} {v:.4g}" for k, v in last.items() if k not in ("step", "seconds"))
+            held_out = {k: v for k, v in last.items() if k.startswith("held_out_")} or last
+            figures = ", ".join(
+                f"{k.removeprefix('held_out_')} {v:.3g}" for k, v in held_out.items() if k not in ("step", "seconds")
+            )
             stages.append(f"| {path.stem} | {last['step']} | {last['seconds'] / 60:.0f} | {figures} |")
         return (
             "# Weights of the micro preset\n\nSmall models of the same kinds as the paper's, trained on the rendered "
             f"world of `manifests/world.py` by `python -m micro train` with seed {self.preset.weights.seed}, on 2 "
             "CPU cores shared with other work. They know twelve classes of drawn things and nothing else. "
             "Apache-2.0, like the code.\n\n"
-            "| stage | steps | minutes | mean of the last steps |\n| --- | --- | --- | --- |\n"
+            "| stage | steps | minutes | on held-out scenes, of held-out sizes |\n| --- | --- | --- | --- |\n"
             + "\n".join(stages)
-            + "\n\nEvery step's log is in `logs/`.\n\n| file | size | sha256 |\n| --- | --- | --- |\n"
+            + f"\n\nThe logs are in `logs/`.\n\n{notes}\n| file | size | sha256 |\n| --- | --- | --- |\n"
             + "\n".join(rows)
             + "\n"
         )

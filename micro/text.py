@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import ClapTextConfig, ClapTextModelWithProjection, GPT2Config, GPT2Model
 
 from generate.audioldm2 import TOKENS, NegativeEncoder
-from micro.data import LABELS, batches
+from micro.data import LABELS, classes, rows_of
 from micro.fit import Fit
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
 from presets import Preset
@@ -40,7 +40,7 @@ class TextToAudio(nn.Module):
 
     def forward(self, prompts: Sequence[str], tokens: Tensor, contrast: Tensor) -> dict[str, Tensor]:
         """Prompts (B), their clips' tokens (B, 8, D), and which rows are labels (B,) -> losses."""
-        encoded = self.flan_t5.tokenizer(list(prompts), padding=True, return_tensors="pt")
+        encoded = self.flan_t5.tokenizer(list(prompts), padding=True, return_tensors="pt").to(tokens.device)
         text = self.flan_t5.model(encoded.input_ids, encoded.attention_mask).last_hidden_state
         clap = self.language.clap(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask).text_embeds
         clap = nn.functional.normalize(clap, dim=-1)
@@ -71,7 +71,7 @@ class TextToAudio(nn.Module):
     @staticmethod
     def _contrast(text: Tensor, audio: Tensor, chosen: Tensor) -> Tensor:
         similarity = 10 * text[chosen] @ nn.functional.normalize(audio[chosen], dim=-1).T
-        target = torch.arange(len(similarity))
+        target = torch.arange(len(similarity), device=similarity.device)
         return nn.functional.cross_entropy(similarity, target) + nn.functional.cross_entropy(similarity.T, target)
 
 
@@ -85,14 +85,14 @@ def _vary(label: str, source: random.Random) -> str:
     return label
 
 
-def train_text(preset: Preset, folder: Path, tokens: Tensor, label: Tensor, steps: int) -> TextToAudio:
-    """``tokens`` (N, 8, D) and ``label`` (N,) of the training sounds. The negative prompt stands for any sound."""
+def train_text(preset: Preset, folder: Path, tokens: Tensor, steps: int, device: str) -> TextToAudio:
+    """``tokens`` (N, 8, D) of the training sounds. The negative prompt stands for any sound."""
     torch.manual_seed(preset.weights.seed + 5)
     model = TextToAudio(preset)
-    rows = list(zip(range(steps), batches(len(tokens), 48, 5), strict=False))
+    rows, label, tokens = rows_of(steps, len(tokens), 48, 5), classes(len(tokens)), tokens.to(device)
 
     def step(number: int) -> dict[str, Tensor]:
-        chosen, source = rows[number][1], random.Random(number)
+        chosen, source = rows[number], random.Random(number)
         prompts = [_vary(LABELS[int(c)], source) for c in label[chosen]]
         named = torch.ones(len(chosen), dtype=torch.bool)
         for row in range(0, len(prompts), 8):
@@ -100,8 +100,8 @@ def train_text(preset: Preset, folder: Path, tokens: Tensor, label: Tensor, step
             named[row] = False
         return model(prompts, tokens[chosen], named)
 
-    Fit("text", folder, steps, 1e-3, average=0.99).run(model, step)
-    return model
+    Fit("text", folder, steps, 1e-3, average=0.99, device=device).run(model, step)
+    return model.cpu()
 
 
 def save_text(model: TextToAudio, folder: Path) -> None:

@@ -287,12 +287,18 @@ def weights(
 ) -> None:
     """List every official file that a preset needs: found or not, size, sha256, source, licence."""
     from pipeline.encoders import weight_files
+    from pipeline.encoders.checkpoints import sha256_file
     from pipeline.errors import WeightsError
     from presets import load_preset
 
     settings = load_preset(preset, assignments)
     if settings.weights.source == "seeded":
         out.print(f"preset '{settings.name}' needs no files: its weights are drawn from seed {settings.weights.seed}")
+        return
+    if settings.weights.source == "shipped":
+        for path in sorted(settings.weights.path.rglob("*.safetensors")):
+            out.print(f"{path.stat().st_size / 1e6:6.2f} MB  sha256 {sha256_file(path)}  {path}")
+        out.print(f"preset '{settings.name}' needs no other files: these come with the package, Apache-2.0")
         return
     missing = 0
     for row in weight_files(settings):

@@ -7,6 +7,8 @@ import os
 import warnings
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from pipeline.errors import InputError
 
@@ -29,4 +31,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in ("transformers", "diffusers", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")

@@ -120,14 +120,20 @@ class EncodersConfig:
 class WeightsConfig:
     """Where frozen weights come from.
 
-    ``official``: the authors' files, found by name in ``folder``. ``seeded``: random weights that
-    follow from ``seed`` alone; they prove the plumbing and nothing about sound.
+    ``official``: the authors' files, found by name in ``folder``. ``shipped``: the small models of this
+    repository, in ``folder`` beside the presets (or an absolute one). ``seeded``: random weights that follow
+    from ``seed`` alone; they prove the plumbing and nothing about sound.
     """
 
-    source: Literal["official", "seeded"] = "official"
+    source: Literal["official", "shipped", "seeded"] = "official"
     folder: str = "weights"
     audioldm2: str = ""  # another diffusers folder or a hub id for generation; default: <folder>/audioldm2
     seed: int = 0
+
+    @property
+    def path(self) -> Path:
+        """The folder of the files."""
+        return HERE / self.folder if self.source == "shipped" else Path(self.folder)
 
 
 @dataclass(config=_STRICT, frozen=True)
@@ -147,7 +153,7 @@ class MapperConfig:
     kind: str = "gpt2"
     encoders: list[str] = Field(default_factory=lambda: ["cavp", "timechat"])
     fusion: str = "concat"
-    initialise: str = "scratch"  # or the folder or file of a GPT-2: see trainer.initialise
+    initialise: str = "scratch"  # or audioldm2, or the folder or file of a GPT-2: see trainer.initialise
     layers: int = 12
     width: int = 768
     heads: int = 12
@@ -218,6 +224,13 @@ class GenerationConfig:
 
 
 @dataclass(config=_STRICT, frozen=True)
+class EvaluationConfig:
+    """Feature networks of the evaluation (paper section 4.2); the defaults are those of Table 1."""
+
+    networks: list[str] = Field(default_factory=lambda: ["panns", "vggish", "passt", "imagebind", "synchformer"])
+
+
+@dataclass(config=_STRICT, frozen=True)
 class Preset:
     """Everything a run needs to know besides its clips."""
 
@@ -231,6 +244,7 @@ class Preset:
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     audioldm2: AudioLDM2Config = Field(default_factory=AudioLDM2Config)
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

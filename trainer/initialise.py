@@ -8,12 +8,24 @@ from torch import nn
 
 from pipeline.encoders.checkpoints import Rule, load_checked, read_state
 from pipeline.errors import WeightsError
+from presets import Preset
 
 _NESTINGS = ("cond_stage_models.0.model.", "transformer.", "language_model.", "")
 _SOURCE = (
     "AudioLDM-2's GPT-2 is the folder language_model of https://huggingface.co/cvssp/audioldm2 (CC BY-NC-SA 4.0); "
     "train without it by mapper.initialise=scratch"
 )
+
+
+def initial_weights(preset: Preset) -> str:
+    """``mapper.initialise`` with ``audioldm2`` made the folder of its GPT-2; seeded weights have none."""
+    source, weights = preset.mapper.initialise, preset.weights
+    if source != "audioldm2":
+        return source
+    if weights.source == "seeded":
+        return "scratch"
+    folder = Path(weights.audioldm2) if weights.audioldm2 else weights.path / "audioldm2"
+    return str(folder / "language_model")
 
 
 def initialise_gpt2(gpt2: nn.Module, source: str) -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from evaluation.networks.base import FeatureNetwork, load_network, load_own_keys
 from generate.mel import LogMel
+from manifests.world import KINDS
 from pipeline.encoders.audiomae import normalise_waveform
-from pipeline.errors import WeightsError
+from pipeline.encoders.checkpoints import CheckpointFile
+from presets import Preset
 
 RATE, SECONDS = 16_000, 8
 
 
-class MicroClassifier(nn.Module):
+class MicroClassifier(FeatureNetwork):
     """Waveforms (B, 128000) at 16 kHz -> features (B, 64) and logits (B, classes)."""
 
-    def __init__(self, labels: tuple[str, ...]):
+    name = "micro"
+    files = (CheckpointFile("classifier", "classifier.safetensors", "`python -m micro train`", "Apache-2.0", 2e-4),)
+    caches = ("micro_features.pth",)
+
+    def __init__(self, labels: tuple[str, ...] = tuple(KINDS)):
         super().__init__()
         self.labels = labels
         self.mel = LogMel()
@@ -37,18 +44,24 @@ class MicroClassifier(nn.Module):
         features = self.features(pooled)
         return features, self.classify(features)
 
-    @classmethod
-    def load(cls, path: str | Path, labels: tuple[str, ...]) -> MicroClassifier:
-        """Raises :class:`WeightsError` if the file is missing."""
-        if not Path(path).is_file():
-            raise WeightsError(f"{path} is missing: `python -m micro train` makes it")
-        model = cls(labels)
-        model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()}, strict=False)
-        return model.eval().requires_grad_(False)
+    def load(self, paths: Mapping[str, Path]) -> None:
+        load_own_keys(self, paths["classifier"])
 
     @torch.inference_mode()
-    def encode(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
+        features, logits = self(waveforms)
+        return {"micro_features.pth": {"64": features, "logits": logits}}
+
+    @torch.inference_mode()
+    def classify_all(self, waveforms: np.ndarray, batch: int = 16) -> tuple[np.ndarray, np.ndarray]:
         """Waveforms (N, samples) -> features (N, 64), logits (N, classes)."""
-        parts = [self(part) for part in torch.from_numpy(waveforms).float().split(16)]
+        parts = [self(part) for part in torch.from_numpy(waveforms).float().split(batch)]
         features, logits = (torch.cat(values).numpy() for values in zip(*parts, strict=True))
         return features, logits
+
+
+def load_classifier(preset: Preset) -> MicroClassifier:
+    """The classifier that ships with the micro preset; raises :class:`WeightsError`."""
+    network = load_network(MicroClassifier, preset.weights.path)
+    assert isinstance(network, MicroClassifier)
+    return network

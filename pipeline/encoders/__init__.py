@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pipeline.encoders.audiomae import AudioMAE
-from pipeline.encoders.base import Encoder, Precision, check_files, fill_official, fill_seeded, override
+from pipeline.encoders.base import Encoder, Precision, check_files, fill_official, fill_seeded, fill_shipped, override
 from pipeline.encoders.cavp import CAVP
 from pipeline.encoders.checkpoints import CheckpointFile, sha256_file
 from pipeline.encoders.flan_t5 import FlanT5
@@ -53,7 +53,7 @@ __all__ = [
 
 def official_paths(name: str, preset: Preset) -> dict[str, Path]:
     """Where the preset expects the official files of one encoder, by role."""
-    return {file.role: Path(preset.weights.folder) / file.filename for file in ENCODERS[name].files}
+    return {file.role: preset.weights.path / file.filename for file in ENCODERS[name].files}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def weight_files(preset: Preset) -> list[WeightFile]:
     rows = []
     wanted = [(name, file) for name, kind in ENCODERS.items() for file in kind.files]
     for name, file in [*wanted, *(("audioldm2", file) for file in AUDIOLDM2_FILES)]:
-        path = Path(preset.weights.folder) / file.filename
+        path = preset.weights.path / file.filename
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] * path.is_file()
         digests = [sha256_file(file) for file in files]
         joined = hashlib.sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else "".join(digests)
@@ -94,8 +94,9 @@ def load_encoder(
     """A frozen encoder in evaluation mode, ready to ``encode``.
 
     ``checkpoints`` maps roles to official files; left out, they are looked for under their official
-    names in the preset's weights folder, or drawn from the seed where the preset's weights are
-    ``seeded``. ``config`` overrides single fields of the encoder's settings (for example depths).
+    names in the preset's weights folder; where the preset's weights are ``shipped`` they are
+    ``<name>.safetensors`` there, where they are ``seeded`` they are drawn. ``config`` overrides single
+    fields of the encoder's settings (for example depths).
     Raises KeyError for an unknown name and :class:`pipeline.errors.WeightsError` for weights that are
     missing or wrong.
     """
@@ -104,14 +105,19 @@ def load_encoder(
     preset = load_preset(preset) if isinstance(preset, str) else preset
     kind = ENCODERS[name]
     settings = override(getattr(preset.encoders, name), config)
-    seeded = checkpoints is None and preset.weights.source == "seeded"
-    if not seeded:
+    source = "official" if checkpoints is not None else preset.weights.source
+    shipped = preset.weights.path / f"{name}.safetensors"
+    if source == "shipped" and name == FlanT5.name:
+        source = "official"  # part of the diffusers folder, whoever trained it
+    if source == "official":
         paths = check_files(kind, official_paths(name, preset) if checkpoints is None else checkpoints)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.weights.seed)
         encoder = kind(settings)
-    if seeded:
+    if source == "seeded":
         fill_seeded(encoder)
+    elif source == "shipped":
+        fill_shipped(encoder, shipped)
     else:
         fill_official(encoder, paths)
     encoder.precision = precision

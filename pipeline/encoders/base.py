@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from pipeline.encoders.checkpoints import CheckpointFile, sha256_file, sha256_state
+from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state, sha256_file, sha256_state
 from pipeline.errors import WeightsError
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -21,7 +21,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class Encoder(torch.nn.Module, ABC):
     """A frozen foundation model.
 
-    ``fingerprint`` identifies the weights (sha256 of the official files, or of the seeded state).
+    ``fingerprint`` identifies the weights (sha256 of the files, or of the seeded state).
     Subclasses define ``encode``, which returns float32 on the encoder's device.
     """
 
@@ -78,6 +78,13 @@ def fill_official(encoder: Encoder, paths: Mapping[str, str | Path]) -> None:
             if path.is_file():
                 digest.update(f"{role}/{path.name}={sha256_file(path)};".encode())
     encoder.fingerprint = f"official-{digest.hexdigest()[:32]}"
+
+
+def fill_shipped(encoder: Encoder, path: Path) -> None:
+    """Our own small weights, under our own parameter names; raises :class:`WeightsError`."""
+    rules = [Rule(name, (name,), (tuple(tensor.shape),)) for name, tensor in encoder.state_dict().items()]
+    load_checked(encoder, rules, read_state(path), files=[path], owned=lambda key: True)
+    encoder.fingerprint = f"shipped-{sha256_file(path)[:32]}"
 
 
 def fill_seeded(encoder: Encoder) -> None:

@@ -238,12 +238,15 @@ class TimeChat(Encoder):
             input_ids=ids, attention_mask=ones, query_embeds=queries, encoder_hidden_states=patches
         ).last_hidden_state
 
-    def window_tokens(self, tokens: Tensor) -> Tensor:
-        """Frame tokens (B, T, S, 768) -> (B, windows, 32, 768) with the configured window and stride."""
+    def window_tokens(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """Frame tokens (B, T, S, 768) -> (B, windows, 32, 768) with the configured window and stride.
+
+        ``first``: the place in its clip of the first frame, where the tokens are a part of one.
+        """
         batch, frames, per_frame, width = tokens.shape
-        if frames > self.config.max_frames:
-            raise ValueError(f"{frames} frames, but TimeChat has positions for {self.config.max_frames}")
-        positions = self.video_frame_position_embedding.weight[:frames]
+        if first + frames > self.config.max_frames:
+            raise ValueError(f"{first + frames} frames, but TimeChat has positions for {self.config.max_frames}")
+        positions = self.video_frame_position_embedding.weight[first : first + frames]
         tokens = tokens + positions[None, :, None]
         starts = range(0, frames, self.config.stride)
         outputs: list[Tensor] = [tokens.new_empty(0)] * len(starts)

@@ -17,9 +17,10 @@ from pipeline.report import verify
 from presets import load_preset
 from tests.end_to_end.test_line import run
 from tests.media_factory import make_media
+from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("--set", "cache.clips_per_shard=2", "--set", "cache.decode_workers=1")
+SMALL = ("--preset", TINY, "--set", "cache.clips_per_shard=2", "--set", "cache.decode_workers=1")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ class TestRay:
 
     def test_losing_a_node_midway(self, cluster, videos, reference, tmp_path):
         nodes, second = cluster
-        preset = load_preset("micro", ["cache.clips_per_shard=2", "cache.decode_workers=1"])
+        preset = load_preset(TINY, ["cache.clips_per_shard=2", "cache.decode_workers=1"])
         manifest = make_manifest(clips_from_folder(videos), 2)
         stages = ("cavp", "timechat", "audiomae", "flan_t5")
         job = ExtractJob(manifest, str(tmp_path), "hdf5", preset, stages, {"device": "cpu"})

@@ -19,6 +19,7 @@ from pipeline.media_writing import read_wav, write_video
 from tests.end_to_end.test_line import FAST, ROOT, run
 from tests.generate.test_mux import packets
 from tests.media_factory import make_media
+from tests.tiny import TINY
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,19 @@ def test_labels_come_from_the_cache(trained, tmp_path):
 
 
 def test_killed_in_the_middle_and_run_again(trained, whole, tmp_path):
-    command = [sys.executable, "-m", "generate", "--cache", trained / "cache", "--run", trained / "run", "-o", tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "generate",
+        "--cache",
+        trained / "cache",
+        "--run",
+        trained / "run",
+        "-o",
+        tmp_path,
+        "--preset",
+        TINY,
+    ]
     job = subprocess.Popen(
         [*map(str, command), *FAST, "--set", "generation.batch=1"], cwd=ROOT, stdout=subprocess.DEVNULL
     )

@@ -15,7 +15,7 @@ ALLOWED = {
     "manifests": {"presets", "pipeline"},
     "trainer": {"presets", "pipeline"},
     "generate": {"presets", "pipeline", "trainer"},
-    "evaluation": {"presets", "pipeline", "trainer", "generate"},
+    "evaluation": {"presets", "pipeline", "manifests", "trainer", "generate"},
     "micro": {"presets", "pipeline", "manifests", "trainer", "generate", "evaluation"},
 }
 

@@ -15,12 +15,19 @@ import pytest
 from pipeline.media_writing import read_wav
 from tests.generate.test_mux import packets
 from tests.media_factory import make_media
+from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments, code=0, cwd=ROOT):
-    """Run ``python -m ...``; the exit code must be ``code``. Returns stdout + stderr."""
+    """Run ``python -m ...``, on the tiny preset unless another is named; the exit code must be ``code``.
+
+    Returns stdout + stderr.
+    """
+    takes_preset = arguments[0] in ("trainer", "generate") or arguments[:2] == ("pipeline", "extract")
+    if takes_preset and "--preset" not in arguments:
+        arguments = (*arguments, "--preset", TINY)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "300"}
     result = subprocess.run(
         [sys.executable, "-m", *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True
@@ -199,4 +206,7 @@ def test_weights_command(tmp_path):
     text = run("pipeline", "weights", "--preset", "paper", "--set", f"weights.folder={tmp_path}", code=5)
     assert text.count("MISSING") >= 13
     assert "CC BY-NC-SA 4.0" in text
-    assert "no files" in run("pipeline", "weights", "--preset", "micro")
+    assert "needs no files" in run("pipeline", "weights", "--preset", TINY)
+    text = run("pipeline", "weights", "--preset", "micro")
+    assert "unet" in text
+    assert "needs no other files" in text

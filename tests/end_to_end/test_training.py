@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tiny import TINY
 from tests.trainer.caches import comparable, write_cache
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,7 @@ QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def arguments(cache, run, *assignments):
-    command = ["--cache", str(cache), "--run", str(run), "--device", "cpu"]
+    command = ["--cache", str(cache), "--run", str(run), "--device", "cpu", "--preset", TINY]
     for assignment in assignments:
         command += ["--set", assignment]
     return command

@@ -9,13 +9,14 @@ from generate.attention import KeyReuse
 from generate.audioldm2 import Conditioning, build_scheduler, load_audioldm2, run_language_model
 from pipeline.errors import InputError, WeightsError
 from presets import load_preset
+from tests.tiny import TINY
 
 STEPS, GUIDANCE, SAMPLES = 4, 3.5, 160_000
 
 
 @pytest.fixture(scope="module")
 def model():
-    return load_audioldm2(load_preset("micro"))
+    return load_audioldm2(load_preset(TINY))
 
 
 def conditioning(model, labels, seed=0):
@@ -133,8 +134,8 @@ def test_missing_official_weights_name_source_and_licence(tmp_path):
 
 
 def test_fingerprint_follows_the_weights(model):
-    assert load_audioldm2(load_preset("micro")).fingerprint == model.fingerprint
-    other = load_audioldm2(load_preset("micro", ["weights.seed=9"]))
+    assert load_audioldm2(load_preset(TINY)).fingerprint == model.fingerprint
+    other = load_audioldm2(load_preset(TINY, ["weights.seed=9"]))
     assert other.fingerprint != model.fingerprint
 
 
@@ -181,7 +182,7 @@ def test_an_unknown_scheduler_is_named(model, name):
 
 
 def test_negative_condition_is_kept_under_its_weights(tmp_path, monkeypatch):
-    preset = load_preset("micro")
+    preset = load_preset(TINY)
     made = load_audioldm2(preset, negatives=tmp_path).negative("low quality")
     assert len(list(tmp_path.iterdir())) == 1
     second = load_audioldm2(preset, negatives=tmp_path)
@@ -191,7 +192,7 @@ def test_negative_condition_is_kept_under_its_weights(tmp_path, monkeypatch):
     kept = second.negative("low quality")
     for name in ("tokens", "text", "mask"):
         torch.testing.assert_close(getattr(kept, name), getattr(made, name), atol=0, rtol=0)
-    load_audioldm2(load_preset("micro", ["weights.seed=9"]), negatives=tmp_path).negative("low quality")
+    load_audioldm2(load_preset(TINY, ["weights.seed=9"]), negatives=tmp_path).negative("low quality")
     assert len(list(tmp_path.iterdir())) == 2
     for path in tmp_path.iterdir():
         path.write_bytes(b"damaged")
@@ -216,7 +217,7 @@ def test_decoding_in_parts_changes_nothing(model):
 
 
 def test_bfloat16_and_channels_last_stay_close(model):
-    other = load_audioldm2(load_preset("micro", ["generation.precision=bfloat16", "generation.channels_last=true"]))
+    other = load_audioldm2(load_preset(TINY, ["generation.precision=bfloat16", "generation.channels_last=true"]))
     base, latents = conditioning(model, ["dog barking"]), model.noise(["a"], 0)
     settings = {"steps": STEPS, "guidance_scale": GUIDANCE}
     ours = model.denoise(base, model.negative("low quality"), latents, **settings)
@@ -227,7 +228,7 @@ def test_bfloat16_and_channels_last_stay_close(model):
 
 def test_cached_label_embeddings_are_the_encoder_s_own(model):
     text, mask = model.encode_labels(["rain falling", "a dog"])
-    other = load_audioldm2(load_preset("micro"))
+    other = load_audioldm2(load_preset(TINY))
     lengths = mask.sum(1).numpy()
     other.remember_labels(["rain falling", "a dog"], text.numpy(), lengths)
     other.flan_t5.encode = lambda labels: pytest.fail(f"{labels} are encoded though they are cached")

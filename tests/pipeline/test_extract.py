@@ -7,13 +7,14 @@ from pipeline.extract import Extractor, parse_shards
 from pipeline.manifest import clips_from_folder, make_manifest
 from presets import load_preset
 from tests.media_factory import make_media
+from tests.tiny import TINY
 
 ALL = ["cavp", "timechat", "audiomae"]
 
 
 @pytest.fixture(scope="module")
 def preset():
-    return load_preset("micro", ["cache.encode_batch=2", "cache.decode_timeout_seconds=20"])
+    return load_preset(TINY, ["cache.encode_batch=2", "cache.decode_timeout_seconds=20"])
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_features_do_not_depend_on_batch_or_stage_order(tmp_path, preset, clips)
     together, apart = open_store(tmp_path / "a"), open_store(tmp_path / "b")
     extract(manifest, together, preset)
     for stage in reversed(ALL):
-        extract(manifest, apart, load_preset("micro", ["cache.encode_batch=1"]), [stage])
+        extract(manifest, apart, load_preset(TINY, ["cache.encode_batch=1"]), [stage])
     for stage in ALL:
         np.testing.assert_allclose(
             together.read(stage, 0).features.astype(np.float32),
@@ -75,7 +76,7 @@ def test_other_weights_are_refused_or_rebuilt(tmp_path, preset, clips):
     store = open_store(tmp_path)
     extract(manifest, store, preset, ["cavp"])
     before = store.read("cavp", 0)
-    other = load_preset("micro", ["weights.seed=99"])
+    other = load_preset(TINY, ["weights.seed=99"])
     with pytest.raises(CacheError, match="made by another weights"):
         extract(manifest, store, other, ["cavp"])
     np.testing.assert_array_equal(store.read("cavp", 0).features, before.features)

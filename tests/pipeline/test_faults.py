@@ -20,6 +20,7 @@ from pipeline.report import status, verify
 from presets import load_preset
 from tests.media_factory import make_media, rotate, tone
 from tests.pipeline.test_decoding import misbehaving
+from tests.tiny import TINY
 
 STAGES = ["cavp", "audiomae"]
 
@@ -70,7 +71,7 @@ def broken(tmp_path_factory):
 
 
 def settings_with(*assignments):
-    return load_preset("micro", ["cache.encode_batch=4", "cache.decode_timeout_seconds=3", *assignments])
+    return load_preset(TINY, ["cache.encode_batch=4", "cache.decode_timeout_seconds=3", *assignments])
 
 
 def make_extractor(clips, store, **options):

@@ -7,12 +7,13 @@ import torch
 
 from pipeline.cache import ShardContent, Store, open_store
 from presets import load_preset
+from tests.tiny import TINY
 
 
 def write_cache(folder, clips=24, shards=2, seed=0, widths=None, stages=("cavp", "timechat", "audiomae")) -> Store:
     """A micro cache of random features; the target follows from the visual streams."""
     random = np.random.default_rng(seed)
-    preset = load_preset("micro")
+    preset = load_preset(TINY)
     widths = {"cavp": preset.encoders.cavp.embedding, "timechat": 96, "audiomae": 96, **(widths or {})}
     arrays = {
         "cavp": random.standard_normal((clips, 40, widths["cavp"])),

@@ -8,6 +8,7 @@ import torch
 
 from pipeline.cache import ShardContent, open_store
 from presets import load_preset
+from tests.tiny import TINY
 from trainer.train import Trainer
 
 CLIPS, WIDTH = 3600, 96
@@ -56,7 +57,7 @@ def test_free_running_error_falls_and_needs_both_streams_and_time_order(tmp_path
     store, variance = write(tmp_path / "cache")
 
     def share(name, *assignments, shuffle=False):
-        trainer = Trainer(load_preset("micro", [*SETTINGS, *assignments]), store, tmp_path / name, "cpu")
+        trainer = Trainer(load_preset(TINY, [*SETTINGS, *assignments]), store, tmp_path / name, "cpu")
         if shuffle:
             generator = torch.Generator().manual_seed(0)
             for stage in ("cavp", "timechat"):

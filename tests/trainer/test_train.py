@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from pipeline.cache import Quarantined, ShardContent, join
 from pipeline.errors import CacheError, InputError
 from presets import load_preset
+from tests.tiny import TINY
 from tests.trainer.caches import comparable, write_cache
 from trainer.data import StreamData, TensorData, epoch_order
 from trainer.train import Trainer, TrainingError
@@ -15,7 +16,7 @@ SETTINGS = ["training.epochs=3", "mapper.layers=1", "training.log_every=1"]
 
 
 def preset_with(*assignments):
-    return load_preset("micro", [*SETTINGS, *assignments])
+    return load_preset(TINY, [*SETTINGS, *assignments])
 
 
 def fit(store, run, *assignments):

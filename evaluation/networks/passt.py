@@ -1,0 +1,77 @@
+"""PaSST (passt_s_swa_p16_128_ap476): FD_PaSST and KL_PaSST.
+
+Koutini et al. 2022, official repositories kkoutini/PaSST and kkoutini/passt_hear21. At 32 kHz, the clip padded with
+silence to 10 s, without patchout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.networks.base import FeatureNetwork, load_own_keys
+from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
+from evaluation.networks.transformer import Block, parameter
+from pipeline.encoders.checkpoints import CheckpointFile
+
+_MEL = MelSettings(
+    rate=32_000,
+    fft=1024,
+    window=800,
+    hop=320,
+    bins=128,
+    low=0,
+    high=15_000,
+    scale="kaldi",
+    triangles_in_mel=True,
+    periodic=False,
+)
+_SAMPLES = 320_000  # 10 s
+_WIDTH, _PREEMPHASIS = 768, 0.97
+
+
+class PaSST(FeatureNetwork):
+    """Waveforms (B, 256000) at 32 kHz -> features (B, 768) and logits (B, 527)."""
+
+    name = "passt"
+    files = (
+        CheckpointFile(
+            "passt",
+            "passt-s-f128-p16-s10-ap.476-swa.pt",
+            "https://github.com/kkoutini/PaSST/releases/tag/v0.0.1-audioset",
+            "Apache-2.0",
+            0.34,
+        ),
+    )
+    caches = ("passt_features_embed.pth", "passt_logits.pth")
+    rate = 32_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mel = MelSpectrogram(_MEL)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, _WIDTH, 16, 10)})
+        self.cls_token, self.dist_token = parameter(1, 1, _WIDTH), parameter(1, 1, _WIDTH)
+        self.new_pos_embed = parameter(1, 2, _WIDTH)
+        self.freq_new_pos_embed = parameter(1, _WIDTH, 12, 1)
+        self.time_new_pos_embed = parameter(1, _WIDTH, 1, 99)
+        self.blocks = nn.Sequential(*(Block(_WIDTH, 12) for _ in range(12)))
+        self.norm = nn.LayerNorm(_WIDTH, eps=1e-6)
+        self.head = nn.Sequential(nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, 527))
+
+    def load(self, paths: Mapping[str, Path]) -> None:
+        load_own_keys(self, paths["passt"], ignored=("head_dist.",))  # of training: outputs are averaged before
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
+        padded = nn.functional.pad(waveforms[:, :_SAMPLES], (0, max(_SAMPLES - waveforms.shape[1], 0)))
+        emphasised = padded[:, 1:] - _PREEMPHASIS * padded[:, :-1]
+        bank = (torch.log(self.mel(emphasised) + 1e-5) + 4.5) / 5
+        patches = self.patch_embed["proj"](bank[:, None])  # (B, 768, 12, 99)
+        patches = patches + self.time_new_pos_embed[..., : patches.shape[-1]] + self.freq_new_pos_embed
+        tokens = torch.cat([self.cls_token, self.dist_token], dim=1) + self.new_pos_embed
+        hidden = torch.cat([tokens.expand(len(patches), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        features = self.norm(self.blocks(hidden))[:, :2].mean(dim=1)
+        return {"passt_features_embed.pth": {"": features}, "passt_logits.pth": {"": self.head(features)}}

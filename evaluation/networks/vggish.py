@@ -1,0 +1,76 @@
+"""VGGish: FD_VGG, over frames of 0.96 s.
+
+Hershey et al. 2017; the weights of harritaylor/torchvggish. As av-benchmark takes it: no PCA, and the last layer
+without its ReLU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.networks.base import FeatureNetwork, load_own_keys
+from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
+from pipeline.encoders.checkpoints import CheckpointFile
+
+_MEL = MelSettings(
+    rate=16_000,
+    fft=512,
+    window=400,
+    hop=160,
+    bins=64,
+    low=125,
+    high=7500,
+    scale="htk",
+    triangles_in_mel=True,
+    centred=False,
+    magnitude=True,
+)
+_FRAMES = 96  # 0.96 s
+_POOL = 0
+
+
+class VGGish(FeatureNetwork):
+    """Waveforms (B, 128000) at 16 kHz -> frames (B, 8, 128)."""
+
+    name = "vggish"
+    files = (
+        CheckpointFile(
+            "vggish",
+            "vggish-10086976.pth",
+            "https://github.com/harritaylor/torchvggish/releases (vggish-10086976.pth)",
+            "Apache-2.0",
+            0.29,
+        ),
+    )
+    caches = ("vggish_features.pth",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mel = MelSpectrogram(_MEL)
+        layers: list[nn.Module] = []
+        inputs = 1
+        for outputs in (64, _POOL, 128, _POOL, 256, 256, _POOL, 512, 512, _POOL):
+            if outputs == _POOL:
+                layers.append(nn.MaxPool2d(2, 2))
+            else:
+                layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+                inputs = outputs
+        self.features = nn.Sequential(*layers)
+        self.embeddings = nn.Sequential(
+            nn.Linear(512 * 4 * 6, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 128)
+        )
+
+    def load(self, paths: Mapping[str, Path]) -> None:
+        load_own_keys(self, paths["vggish"], ignored=("pproc.",))
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
+        logs = torch.log(self.mel(waveforms) + 0.01).transpose(1, 2)  # (B, frames, 64)
+        count = logs.shape[1] // _FRAMES
+        patches = logs[:, : count * _FRAMES].reshape(-1, 1, _FRAMES, logs.shape[2])
+        hidden = self.features(patches).permute(0, 2, 3, 1).flatten(1)  # TensorFlow's order: channels last
+        return {"vggish_features.pth": {"": self.embeddings(hidden).view(len(waveforms), count, -1)}}

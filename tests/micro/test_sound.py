@@ -1,0 +1,50 @@
+"""The shipped weights make the right kind of sound for clips they never saw.
+
+Real H.264/AAC files through the real encoders, the shipped mapper and AudioLDM-2-micro. A change that breaks the
+sound anywhere on that way turns this red.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.networks.micro import load_classifier
+from generate.sampling import load_sampler
+from manifests.world import KINDS, make_scene, render_frames, render_waveform
+from pipeline.encoders import load_encoder
+from pipeline.media import decode_clip
+from pipeline.media_writing import write_video
+from presets import load_preset
+
+SEED = 3_000_000  # far from the demo's, the study's and the training's
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One clip of each class, of a size held out from training: scenes, true and generated waveforms."""
+    folder = tmp_path_factory.mktemp("unseen")
+    preset = load_preset("micro")
+    scenes = [make_scene(label, SEED + number, "test") for number, label in enumerate(KINDS)]
+    clips = []
+    for number, scene in enumerate(scenes):
+        path = folder / f"clip{number}.mp4"
+        write_video(path, render_frames(scene), 12, render_waveform(scene))
+        clips.append(decode_clip(path, preset.media))
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).permute(0, 1, 4, 2, 3)
+    visual = {
+        "cavp": load_encoder("cavp", preset=preset).encode(frames),
+        "timechat": load_encoder("timechat", preset=preset).encode(frames, clips[0].times),
+    }
+    sampler = load_sampler(preset, preset.weights.path / "mapper")
+    sampler.check_encoders({name: load_encoder(name, preset=preset).fingerprint for name in visual})
+    generated = sampler.generate(visual, [s.label for s in scenes], [f"clip{n}" for n in range(len(scenes))])
+    return scenes, np.stack([clip.waveform for clip in clips]), generated
+
+
+def test_the_class_is_heard(made):
+    scenes, truth, generated = made
+    classifier = load_classifier(load_preset("micro"))
+    wanted = [classifier.labels.index(scene.label) for scene in scenes]
+    for sounds, least in ((truth, 12), (generated, 8)):
+        right = int((classifier.classify_all(sounds)[1].argmax(axis=1) == wanted).sum())
+        assert right >= least
