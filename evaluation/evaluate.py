@@ -282,7 +282,8 @@ def _both_sides(
         video = side == "reference" and bool(kind.video_caches)
         names = kind.video_caches if video else kind.caches
         there = all((where.features / name).is_file() for name in names)
-        files = find_files(where.videos or where.sounds, VIDEO_SUFFIXES if video else SUFFIXES)
+        # The videos may carry the generated sound: nothing but the picture is taken from them.
+        files = find_files(where.videos or where.sounds, VIDEO_SUFFIXES) if video else find_files(where.sounds)
         if files and not (there and maker(where.features / names[0]) is None):
             network = network or load_network(kind, preset.weights.path, device)
 

@@ -187,6 +187,17 @@ def test_the_papers_rows_stand_beside_ours_and_are_marked(tmp_path):
     assert "not computed: FD_PaSST" in text
 
 
+def test_sound_is_never_taken_from_the_videos(tmp_path):
+    make_sounds(tmp_path / "truth", range(3))
+    for folder in ("out/wav_8s", "out/mp4"):  # what make generate writes: the videos carry the generated sound
+        make_sounds(tmp_path / folder, range(3), shift=0.3)
+    for path in (tmp_path / "out" / "mp4").glob("*.wav"):
+        path.rename(path.with_suffix(".mp4"))
+    result = run("--out", tmp_path / "out", "--reference", tmp_path / "truth", "--networks", "onsets")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["values"]["onset_F1"] < 0.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
