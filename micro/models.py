@@ -138,6 +138,8 @@ class MicroModels:
     def _card(self, target: Path, notes: str) -> str:
         rows = []
         for path in sorted(target.rglob("*.safetensors")):
+            if "negatives" in path.parts:  # kept there by whoever generated with the shipped mapper
+                continue
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             rows.append(f"| `{path.relative_to(target)}` | {path.stat().st_size / 1e6:.2f} MB | `{digest}` |")
         stages = []
