@@ -8,6 +8,7 @@ from pipeline.encoders import load_encoder
 from pipeline.errors import WeightsError
 from presets import load_preset
 from tests.recipe import official_state
+from tests.tiny import TINY
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +129,18 @@ def test_unknown_names_and_settings():
         load_encoder("cavp", checkpoints={"vit": "x"})
 
 
+def test_shipped_weights_are_those_of_their_file(tmp_path):
+    one, same = (load_encoder("cavp", preset="micro") for _ in range(2))
+    assert one.fingerprint == same.fingerprint
+    assert one.fingerprint.startswith("shipped-")
+    with pytest.raises(WeightsError, match=r"cavp\.safetensors does not exist"):
+        load_encoder("cavp", preset=load_preset("micro", [f"weights.folder={tmp_path}"]))
+
+
 def test_seeded_weights_follow_from_the_seed():
-    one = load_encoder("cavp", preset="micro")
-    same = load_encoder("cavp", preset="micro")
-    other = load_encoder("cavp", preset=load_preset("micro", ["weights.seed=8"]))
+    one = load_encoder("cavp", preset=TINY)
+    same = load_encoder("cavp", preset=TINY)
+    other = load_encoder("cavp", preset=load_preset(TINY, ["weights.seed=8"]))
     assert one.fingerprint == same.fingerprint
     assert one.fingerprint != other.fingerprint
     assert one.fingerprint.startswith("seeded-")
