@@ -67,7 +67,7 @@ def main() -> None:
         "share": {name: value / sum(shares.values()) for name, value in shares.items()},
     }
     print(values)
-    write_result(f"generate_{arguments.preset}_{arguments.device}", values, arguments.out)
+    write_result(f"generate_{preset.name}_{arguments.device}", values, arguments.out)
 
 
 if __name__ == "__main__":

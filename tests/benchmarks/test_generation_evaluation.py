@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import TINY
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -14,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("name", "options", "result"),
     [
-        ("generate", ["--clips", "2", "--steps", "2", "--rounds", "1"], "generate_micro_cpu"),
+        ("generate", ["--preset", TINY, "--clips", "2", "--steps", "2", "--rounds", "1"], "generate_tiny_cpu"),
         ("predict", ["--preset", "micro", "--batch", "4", "--rounds", "1"], "predict_micro_cpu"),
         ("evaluation", ["--clips", "200", "--width", "32", "--networks", "vggish"], "evaluation_cpu"),
     ],
