@@ -59,7 +59,7 @@ def study(
     folder: Annotated[Path, typer.Option(help="everything the study makes; run again to go on")] = Path("runs/study"),
     clips: Annotated[int, typer.Option(help="how many clips to render")] = 1440,
     seeds: Annotated[int, typer.Option(help="seeds of each mapper")] = 3,
-    per_class: Annotated[int, typer.Option(help="test clips of each class that are made to sound")] = 6,
+    per_class: Annotated[int, typer.Option(help="test clips of each class that are made to sound")] = 4,
     workers: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:

@@ -20,13 +20,13 @@ _VALIDATION = 120
 def train_classifier(preset: Preset, folder: Path, steps: int, device: str) -> MicroClassifier:
     torch.manual_seed(preset.weights.seed + 8)
     model = MicroClassifier(LABELS)
-    audio, label = waveforms(_CLIPS, _FIRST), classes(_CLIPS, _FIRST)
+    label = classes(_CLIPS, _FIRST)
     rows = rows_of(steps, _CLIPS, 24, 8)
 
     def step(number: int) -> dict[str, Tensor]:
         chosen = rows[number]
         first = int(torch.randint(0, 2 * RATE, ()))
-        waveform = audio[chosen, first : first + SECONDS * RATE].float()
+        waveform = waveforms(_CLIPS, _FIRST)[chosen, first : first + SECONDS * RATE].float()
         waveform = waveform + 10 ** (-2 - 2 * torch.rand(len(chosen), 1)) * torch.randn_like(waveform)
         _, logits = model(waveform.to(device))
         target = label[chosen].to(device)

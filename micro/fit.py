@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ class Fit:
     average: float = 0.0  # decay of the averaged weights that the stage ends with; 0: none
     device: str = "cpu"
     goal: Goal | None = None
+    until: ClassVar[int | None] = None  # every stage stops here, on its way: to compare logs
 
     def run(
         self,
@@ -67,7 +69,7 @@ class Fit:
         module.train()
         sums: dict[str, float] = {}
         started = time.monotonic()
-        for number in range(first, self.steps):
+        for number in range(first, min(self.steps, self.until or self.steps)):
             if done:
                 break
             rate = min((number + 1) / self.warmup, 0.5 * (1 + math.cos(math.pi * number / self.steps)))

@@ -31,10 +31,10 @@ CLIPS = 3600  # sounds that the UNet and the language model learn from
 class Steps:
     """Training steps of each stage; ``scale`` them all for a trial."""
 
-    audiomae: int = 900
+    audiomae: int = 1500
     vae: int = 900
     text: int = 800
-    unet: int = 3000
+    unet: int = 2400
     cavp: int = 600
     frames: int = 800
     timechat: int = 600

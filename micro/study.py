@@ -58,7 +58,7 @@ class Study:
     folder: Path
     clips: int = 1440
     seeds: int = 3
-    per_class: int = 6
+    per_class: int = 4
     preset_name: str = "micro"
     assignments: tuple[str, ...] = ()
 

@@ -83,11 +83,11 @@ def _both_ways(one: Tensor, other: Tensor, target: Tensor) -> Tensor:
 def train_cavp(preset: Preset, folder: Path, steps: int, device: str, clips: int = 12, length: int = 16) -> CAVP:
     torch.manual_seed(preset.weights.seed + 3)
     training = CAVPTraining(CAVP(preset.encoders.cavp), AudioMAE(preset.encoders.audiomae).to(device))
-    seen, heard = pictures(preset.media.frame_size, _CLIPS, _FIRST), waveforms(_CLIPS, _FIRST)
     rows = rows_of(steps, _CLIPS, clips, 4)
 
     def step(number: int) -> dict[str, Tensor]:
         first = int(torch.randint(0, preset.media.frames - length + 1, ()))
+        seen, heard = pictures(preset.media.frame_size, _CLIPS, _FIRST), waveforms(_CLIPS, _FIRST)
         frames = as_decoded(seen[rows[number], first : first + length])
         return training(frames.to(device), heard[rows[number]].to(device).float(), first)
 
@@ -144,13 +144,13 @@ def train_frames(preset: Preset, folder: Path, steps: int, device: str, batch: i
     """TimeChat whose ViT is trained; the Q-Formers are as drawn."""
     torch.manual_seed(preset.weights.seed + 4)
     training = FrameTraining(TimeChat(preset.encoders.timechat))
-    seen, scenes = pictures(preset.media.frame_size, _CLIPS, _FIRST), training_scenes(_CLIPS, _FIRST)
+    scenes = training_scenes(_CLIPS, _FIRST)
     count = preset.media.frames
     rows = rows_of(steps, _CLIPS * count, batch, 6)
 
     def step(number: int) -> dict[str, Tensor]:
         clips, places = rows[number] // count, rows[number] % count
-        frames = as_decoded(seen[clips, places]).to(device)
+        frames = as_decoded(pictures(preset.media.frame_size, _CLIPS, _FIRST)[clips, places]).to(device)
         return training(frames, [scenes[c] for c in clips.tolist()], [p / FRAME_RATE for p in places.tolist()])
 
     def held_out() -> dict[str, Tensor]:
@@ -230,12 +230,13 @@ def train_timechat(
                 if weight.ndim > 1:
                     weight.mul_(spread)
     training = TimeChatTraining(encoder)
-    seen, scenes = pictures(preset.media.frame_size, _CLIPS, _FIRST), training_scenes(_CLIPS, _FIRST)
+    scenes = training_scenes(_CLIPS, _FIRST)
     rows = rows_of(steps, _CLIPS, clips, 7)
     length = seconds * FRAME_RATE
 
     def step(number: int) -> dict[str, Tensor]:
         first = int(torch.randint(0, SECONDS - seconds + 1, ()))
+        seen = pictures(preset.media.frame_size, _CLIPS, _FIRST)
         frames = as_decoded(seen[rows[number], first * FRAME_RATE : first * FRAME_RATE + length])
         return training(frames.to(device), [scenes[row] for row in rows[number].tolist()], first)
 

@@ -153,7 +153,7 @@ class MapperConfig:
     kind: str = "gpt2"
     encoders: list[str] = Field(default_factory=lambda: ["cavp", "timechat"])
     fusion: str = "concat"
-    initialise: str = "scratch"  # or audioldm2, or the folder or file of a GPT-2: see trainer.initialise
+    initialise: str = "scratch"  # or audioldm2, shipped, the folder or file of a GPT-2 or a mapper: trainer.initialise
     layers: int = 12
     width: int = 768
     heads: int = 12

@@ -4,6 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: each, and what it starts, has one
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

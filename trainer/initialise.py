@@ -1,7 +1,8 @@
-"""Initial weights of the GPT-2 mapper: AudioLDM-2's GPT-2 (the paper's choice), plain GPT-2, or scratch."""
+"""Initial weights of a mapper: AudioLDM-2's GPT-2 (the paper's choice), plain GPT-2, scratch, or a whole mapper."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from pipeline.encoders.checkpoints import Rule, load_checked, read_state
 from pipeline.errors import WeightsError
 from presets import Preset
+from trainer.mapper import Mapper, load_weights, read_spec
 
 _NESTINGS = ("cond_stage_models.0.model.", "transformer.", "language_model.", "")
 _SOURCE = (
@@ -18,14 +20,52 @@ _SOURCE = (
 
 
 def initial_weights(preset: Preset) -> str:
-    """``mapper.initialise`` with ``audioldm2`` made the folder of its GPT-2; seeded weights have none."""
+    """``mapper.initialise`` as ``scratch``, a file or a folder.
+
+    ``audioldm2`` is the folder of its GPT-2 (seeded weights have none), ``shipped`` the mapper that ships with
+    the preset's weights; raises :class:`WeightsError` if none does.
+    """
     source, weights = preset.mapper.initialise, preset.weights
+    if source == "shipped":
+        if weights.source != "shipped":
+            raise WeightsError(f"mapper.initialise=shipped: no mapper ships with the preset {preset.name}")
+        return str(weights.path / "mapper")
     if source != "audioldm2":
         return source
     if weights.source == "seeded":
         return "scratch"
     folder = Path(weights.audioldm2) if weights.audioldm2 else weights.path / "audioldm2"
     return str(folder / "language_model")
+
+
+def initialise(mapper: Mapper, source: str) -> None:
+    """Fill a mapper, or its GPT-2 alone, from ``source``; see :func:`initialise_gpt2`.
+
+    A folder that a mapper was saved in gives all of it, to go on from on other clips. Raises
+    :class:`WeightsError` if that one is of another kind, or was fitted on features of other encoders.
+    """
+    if not _is_mapper(Path(source)):
+        initialise_gpt2(mapper.gpt2, source)
+        return
+    there, here = read_spec(source), mapper.spec
+    for name in ("encoders", "fusion", "kind", "layers", "heads", "width"):
+        if getattr(there.mapper, name) != getattr(here.mapper, name):
+            raise WeightsError(
+                f"mapper.initialise: the mapper in {source} has {name} {getattr(there.mapper, name)}, "
+                f"this run {getattr(here.mapper, name)}"
+            )
+    fitted, cached = there.provenance.get("encoders", {}), here.provenance.get("encoders", {})
+    if other := sorted(name for name in fitted.keys() & cached.keys() if fitted[name] != cached[name]):
+        raise WeightsError(
+            f"mapper.initialise: the mapper in {source} was fitted on features of other weights of {', '.join(other)}"
+        )
+    load_weights(mapper, source)
+
+
+def _is_mapper(folder: Path) -> bool:
+    """Whether a mapper was saved here; a folder of a GPT-2 has a config.json too, of transformers."""
+    path = folder / "config.json"
+    return path.is_file() and "mapper" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def initialise_gpt2(gpt2: nn.Module, source: str) -> None:

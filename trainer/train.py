@@ -23,7 +23,7 @@ from pipeline.errors import CacheError, InputError, MFMError
 from presets import Preset
 from trainer.curves import draw_curves
 from trainer.data import TARGET, Data, epoch_order, load_data
-from trainer.initialise import initial_weights, initialise_gpt2
+from trainer.initialise import initial_weights, initialise
 from trainer.mapper import Mapper, MapperSpec
 from trainer.registry import build_mapper
 from trainer.validate import Validation, target_statistics, validate
@@ -72,7 +72,7 @@ class Trainer:
         set_seed(training.seed)
         self.spec = self._spec(target_statistics(self.data, 256))
         model = build_mapper(self.spec)
-        initialise_gpt2(model.gpt2, initial_weights(preset))
+        initialise(model, initial_weights(preset))
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.parameters = sum(parameter.numel() for parameter in parameters)
         optimizer = torch.optim.AdamW(

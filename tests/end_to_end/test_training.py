@@ -46,17 +46,33 @@ def test_two_processes_equal_one(tmp_path):
         torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=1e-5)
 
 
+INTERRUPTED = ("training.epochs=15", "mapper.layers=1")
+
+
+def train(cache, run):
+    command = [sys.executable, "-m", "trainer", *arguments(cache, run, *INTERRUPTED)]
+    result = subprocess.run(command, cwd=ROOT, env=QUIET, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A cache, and a run that nothing interrupted beside it."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_cache(folder / "cache", clips=48)
+    train(folder / "cache", folder / "run")
+    return folder
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_training_resumes_to_the_same_weights(tmp_path, how):
-    write_cache(tmp_path / "cache", clips=48)
-    settings = ("training.epochs=25", "mapper.layers=1")
-    command = [sys.executable, "-m", "trainer"]
+def test_interrupted_training_resumes_to_the_same_weights(whole, tmp_path, how):
+    command = [sys.executable, "-m", "trainer", *arguments(whole / "cache", tmp_path, *INTERRUPTED)]
     process = subprocess.Popen(
-        [*command, *arguments(tmp_path / "cache", tmp_path / "parts", *settings)],
-        cwd=ROOT, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        command, cwd=ROOT, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "parts" / "checkpoints").glob("epoch-0000[3-9]")):
+    while not list((tmp_path / "checkpoints").glob("epoch-0000[3-9]")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
@@ -64,12 +80,6 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path, how):
     text = process.communicate()[0]
     assert process.returncode in ({130} if how == signal.SIGINT else {-signal.SIGKILL}), text
     assert "Traceback" not in text
-    whole = arguments(tmp_path / "cache", tmp_path / "whole", *settings)
-    parts = arguments(tmp_path / "cache", tmp_path / "parts", *settings)
-    for run in (parts, whole):
-        result = subprocess.run([*command, *run], cwd=ROOT, env=QUIET, capture_output=True, text=True)
-        assert result.returncode == 0, result.stdout + result.stderr
-        if run is parts:
-            assert " 0 before" not in result.stdout
-    for name, tensor in weights(tmp_path / "whole").items():
-        assert torch.equal(tensor, weights(tmp_path / "parts")[name]), name
+    assert " 0 before" not in train(whole / "cache", tmp_path)
+    for name, tensor in weights(whole / "run").items():
+        assert torch.equal(tensor, weights(tmp_path)[name]), name

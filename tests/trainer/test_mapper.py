@@ -1,3 +1,6 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -5,8 +8,10 @@ from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2Model
 
 from pipeline.errors import WeightsError
+from presets import load_preset
 from presets.config import MapperConfig
-from trainer.initialise import initialise_gpt2
+from tests.tiny import TINY
+from trainer.initialise import initial_weights, initialise, initialise_gpt2
 from trainer.mapper import MapperSpec, error_per_clip
 from trainer.registry import MFMMapper, build_mapper
 
@@ -157,3 +162,26 @@ def test_unknown_names_are_refused():
         build_mapper(make_spec(kind="transformer"))
     with pytest.raises(KeyError):
         build_mapper(make_spec(fusion="multiply"))
+
+
+def test_a_whole_mapper_to_go_on_from(mapper, tmp_path):
+    known = {"encoders": {"cavp": "one", "audiomae": "two"}}
+    trained = build_mapper(replace(mapper.spec, provenance=known))
+    trained.save_pretrained(tmp_path / "mapper")
+    initialise(mapper, str(tmp_path / "mapper"))
+    for name, tensor in mapper.state_dict().items():
+        assert torch.equal(tensor, trained.state_dict()[name]), name
+    here = mapper.spec
+    mapper.spec = replace(here, provenance={"encoders": {"cavp": "one", "audiomae": "another"}})
+    with pytest.raises(WeightsError, match="other weights of audiomae"):
+        initialise(mapper, str(tmp_path / "mapper"))
+    mapper.spec = replace(here, mapper=replace(here.mapper, fusion="add"))
+    with pytest.raises(WeightsError, match="has fusion concat, this run add"):
+        initialise(mapper, str(tmp_path / "mapper"))
+
+
+def test_only_shipped_weights_ship_a_mapper():
+    shipped = load_preset("micro", ["mapper.initialise=shipped"])
+    assert (Path(initial_weights(shipped)) / "model.safetensors").is_file()
+    with pytest.raises(WeightsError, match="no mapper ships with the preset tiny"):
+        initial_weights(load_preset(TINY, ["mapper.initialise=shipped"]))
