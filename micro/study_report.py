@@ -188,8 +188,9 @@ def write_report(results: dict[str, Any], folder: Path) -> Path:
     order_lines = "\n".join(lines)
     text = f"""# The study at micro scale
 
-Written by `make study`, {results["seeds"]} seeds a mapper. {clips["rendered"]} rendered clips, {clips["test"]} test clips
-of sizes that no training clip has, {clips["with events"]} of them with known instants. Mean ± standard deviation over seeds.
+Written by `make study`, {results["seeds"]} seeds a mapper. {clips["rendered"]} rendered clips, {clips["test"]} test
+clips of sizes that no training clip has, {clips["with events"]} of them with known instants.
+Mean ± standard deviation over seeds.
 
 - class accuracy: by a classifier trained on true sounds only; the row *truth* is its own accuracy.
 - events hit, F1: instants that have an onset of their own within {TOLERANCE_SECONDS} s, and the balance with false
