@@ -49,7 +49,7 @@ def test_the_class_is_heard(made):
     scenes, truth, generated = made
     classifier = load_classifier(load_preset("micro"))
     wanted = [classifier.labels.index(scene.label) for scene in scenes]
-    for sounds, least in ((truth, 12), (generated, 8)):
+    for sounds, least in ((truth, 12), (generated, 9)):
         right = int((classifier.classify_all(sounds)[1].argmax(axis=1) == wanted).sum())
         assert right >= least
 
@@ -57,7 +57,7 @@ def test_the_class_is_heard(made):
 def test_things_sound_when_they_are_seen_to(made):
     """Chance, the instants of another clip of the class: error 0.31 s, F1 0.25."""
     scenes, truth, generated = made
-    for sounds, least, most in ((truth, 0.95, 0.02), (generated, 0.65, 0.16)):
+    for sounds, least, most in ((truth, 0.95, 0.02), (generated, 0.7, 0.14)):
         timing = [compare_onsets(s.onsets, find_onsets(w)) for s, w in zip(scenes, sounds, strict=True) if s.onsets]
         assert np.mean([each.f1 for each in timing]) >= least
         assert np.mean([each.error for each in timing]) <= most
