@@ -105,7 +105,10 @@ def train_text(preset: Preset, folder: Path, tokens: Tensor, steps: int, device:
 
 
 def save_text(model: TextToAudio, folder: Path) -> None:
-    """As in the diffusers folder of AudioLDM-2."""
+    """As in the diffusers folder of AudioLDM-2; the same bytes whatever the tokenizer was used for before."""
+    for tokenizer in (model.language.tokenizer, model.flan_t5.tokenizer):
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     parts: dict[str, Any] = {
         "text_encoder": model.language.clap,
         "tokenizer": model.language.tokenizer,
