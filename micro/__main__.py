@@ -72,7 +72,8 @@ def study(
     rows = {
         name: ", ".join(f"{k} {v[0]:.3f}" for k, v in values.items()) for name, values in results["figures"].items()
     }
-    summary("study", {**rows, "minutes": f"{results['seconds'] / 60:.0f}", "written to": folder / "study.md"})
+    minutes = f"{results['seconds_of_last_call'] / 60:.0f}"
+    summary("study", {**rows, "minutes of this call": minutes, "written to": folder / "study.md"})
 
 
 @app.command()

@@ -173,8 +173,8 @@ def train_unet(
         text = torch.where(dropped, negative.text, every.text[kind])
         mask = torch.where(dropped[:, 0], negative.mask, every.mask[kind])
         # More often in strong noise, where only the conditions tell what to make: there the timing is decided.
-        count_times = scheduler.config.num_train_timesteps
-        times = (torch.rand(len(chosen)).sqrt() * count_times).long().clamp(max=count_times - 1)
+        last = scheduler.config.num_train_timesteps - 1
+        times = (torch.rand(len(chosen)).sqrt() * (last + 1)).long().clamp(max=last)
         noise = torch.randn_like(clean)
         noisy = scheduler.add_noise(clean, noise, times)
         target = noise

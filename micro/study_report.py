@@ -79,7 +79,7 @@ def measure(study: Study, classifier: MicroClassifier, seconds: float) -> dict[s
         "clips": {"rendered": study.clips, "test": len(study.test_clips), "with events": len(ours)},
         "seeds": study.seeds,
         "preset": study.preset.name,
-        "seconds": round(seconds),
+        "seconds_of_last_call": round(seconds),
         "chance_timing_error": _chance(scenes),
         "mean_predictor_token_error": float(((means - true) ** 2).mean() / variance),
         "figures": {

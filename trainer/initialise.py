@@ -65,7 +65,10 @@ def initialise(mapper: Mapper, source: str) -> None:
 def _is_mapper(folder: Path) -> bool:
     """Whether a mapper was saved here; a folder of a GPT-2 has a config.json too, of transformers."""
     path = folder / "config.json"
-    return path.is_file() and "mapper" in json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return path.is_file() and "mapper" in json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return True  # a damaged one: read_spec says so
 
 
 def initialise_gpt2(gpt2: nn.Module, source: str) -> None:

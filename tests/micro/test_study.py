@@ -42,7 +42,7 @@ def test_the_report_ranks_and_marks(tmp_path):
         "clips": {"rendered": 72, "test": 12, "with events": 9},
         "seeds": 1,
         "preset": "micro",
-        "seconds": 60,
+        "seconds_of_last_call": 60,
         "chance_timing_error": 0.3,
         "mean_predictor_token_error": 1.0,
         "figures": figures,

@@ -178,6 +178,9 @@ def test_a_whole_mapper_to_go_on_from(mapper, tmp_path):
     mapper.spec = replace(here, mapper=replace(here.mapper, fusion="add"))
     with pytest.raises(WeightsError, match="has fusion concat, this run add"):
         initialise(mapper, str(tmp_path / "mapper"))
+    (tmp_path / "mapper" / "config.json").write_text('{"mapper": {')
+    with pytest.raises(WeightsError, match="does not describe a mapper"):
+        initialise(mapper, str(tmp_path / "mapper"))
 
 
 def test_only_shipped_weights_ship_a_mapper():
