@@ -28,7 +28,7 @@ def evaluate(
     videos: Annotated[
         Path | None, typer.Option(help="videos by clip id, for networks that look at them; default: OUT/mp4")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
     """Compute every metric that weights or feature files allow; print it and write JSON, Markdown and a page."""

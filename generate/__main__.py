@@ -30,7 +30,7 @@ def generate(
     candidates: Annotated[int, typer.Option(help="for one video: make so many, keep the best by its score")] = 1,
     task_id: Annotated[int | None, typer.Option(help="this task of an array job, from 0")] = None,
     num_tasks: Annotated[int | None, typer.Option(help="tasks of the array job")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
     """Generate sound; clips that are already there are left alone."""

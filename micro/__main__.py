@@ -27,7 +27,7 @@ def train(
     mapper: Annotated[Path | None, typer.Option(help="a trained mapper to export with them")] = None,
     stage: Annotated[str, typer.Option(help="all, or names joined by commas")] = "all",
     scale: Annotated[float, typer.Option(help="times the number of steps, for a trial")] = 1.0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch")] = 0,
 ) -> None:
     """Train every frozen model of the micro preset; hours on 2 cores."""

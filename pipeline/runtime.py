@@ -14,15 +14,29 @@ from pipeline.errors import InputError
 
 
 def choose_device(name: str = "auto") -> str:
-    """``auto`` is CUDA where there is one; raises :class:`InputError` for a device that is not there."""
+    """A device of this machine: ``auto`` is CUDA where there is one, else Apple's MPS, else the CPU.
+
+    Raises :class:`InputError` for a device that is not there, or no device at all.
+    """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device '{name}' was asked for, but this torch sees no CUDA device")
+        return next((kind for kind in ("cuda", "mps") if device_count(kind)), "cpu")
     try:
-        return str(torch.device(name))
+        device = torch.device(name)
+        count = device_count(device.type)
     except RuntimeError:
-        raise InputError(f"unknown device '{name}'") from None
+        raise InputError(f"unknown device '{name}': there are auto, cpu, cuda, cuda:N and mps") from None
+    if not count:
+        raise InputError(f"device '{name}' was asked for, but this torch sees no {device.type.upper()} device")
+    if device.index is not None and device.index >= count:
+        there = f"{device.type}:0" + (f" to {device.type}:{count - 1}" if count > 1 else "")
+        raise InputError(f"device '{name}' was asked for, but there is only {there}")
+    return "cpu" if device.type == "cpu" else str(device)
+
+
+def device_count(kind: str) -> int:
+    """How many devices of a kind this torch can use; raises RuntimeError for what is no kind of device."""
+    module = torch.get_device_module(kind)
+    return int(module.device_count()) if module.is_available() else 0
 
 
 def quiet_libraries() -> None:

@@ -19,7 +19,7 @@ def train(
     run: Annotated[Path, typer.Option(help="folder of this run: checkpoints, metrics, the mapper")],
     preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
     cache_format: Annotated[str, typer.Option("--format", help="hdf5 or webdataset")] = "hdf5",
-    device: Annotated[str, typer.Option(help="auto or cpu")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
     """Fit the mapper; run again to resume after the last complete epoch."""

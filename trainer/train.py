@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors import SafetensorError
 
@@ -23,6 +22,7 @@ from pipeline.errors import CacheError, InputError, MFMError
 from presets import Preset
 from trainer.curves import draw_curves
 from trainer.data import TARGET, Data, epoch_order, load_data
+from trainer.device import build_accelerator
 from trainer.initialise import initial_weights, initialise
 from trainer.mapper import Mapper, MapperSpec
 from trainer.registry import build_mapper
@@ -60,9 +60,7 @@ class Trainer:
     def __init__(self, preset: Preset, store: Store, run: str | Path, device: str = "auto"):
         self.preset, self.run = preset, Path(run)
         training = preset.training
-        self.accelerator = Accelerator(
-            mixed_precision=training.mixed_precision, cpu=device == "cpu", log_with="tensorboard", project_dir=str(run)
-        )
+        self.accelerator = build_accelerator(device, training.mixed_precision, run)
         self.encoders = list(preset.mapper.encoders)
         self.data: Data = load_data(store, [*self.encoders, TARGET], self.accelerator.device, training.data)
         self._check_widths()
