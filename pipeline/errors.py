@@ -1,8 +1,8 @@
 """Typed errors. Every error a user can cause carries the exit code of the command that meets it.
 
 Exit codes: 0 done, 1 a defect of ours, 2 wrong usage (typer), 3 wrong preset, 4 bad input,
-5 weights missing or wrong, 6 a cache or checkpoint that does not fit, 7 too many clips failed,
-8 some of what was asked for could not be made.
+5 weights missing or wrong, 6 a cache or checkpoint that does not fit, or a file that cannot be written,
+7 too many clips failed, 8 some of what was asked for could not be made.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ class WeightsError(MFMError):
 
 class CacheError(MFMError):
     """A cache is damaged, incomplete, or was made by other weights or settings."""
+
+    exit_code = 6
+
+
+class WriteError(MFMError):
+    """A file cannot be written: a full disk, a read-only or forbidden folder. Raised by :mod:`pipeline.writing`."""
 
     exit_code = 6
 

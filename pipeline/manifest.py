@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ClipError, InputError
 from pipeline.media import VIDEO_SUFFIXES, probe
+from pipeline.writing import replacing
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {
@@ -112,17 +113,11 @@ def make_manifest(clips: Iterable[Clip], clips_per_shard: int) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
-    """Write Parquet through a temporary name, so a half-written manifest is never seen."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write Parquet whole; raises :class:`WriteError` where the file cannot be written."""
     table = pa.Table.from_pylist([asdict(clip) for clip in manifest.clips], schema=SCHEMA)
     table = table.replace_schema_metadata({"clips_per_shard": str(manifest.clips_per_shard)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         pq.write_table(table, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_manifest(path: str | Path) -> Manifest:

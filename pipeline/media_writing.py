@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import wave
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,28 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` with its suffix; rename it into place on success.
-
-    The data is flushed to disk before the rename, so a file under its final name is whole.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    finally:
-        temporary.unlink(missing_ok=True)
+from pipeline.writing import replacing
 
 
 def write_wav(path: str | Path, waveform: np.ndarray, sample_rate: int) -> None:

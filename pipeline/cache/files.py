@@ -1,22 +1,17 @@
 """Where the cache's files lie: a local folder, or an object store through fsspec.
 
-A write is complete or absent: locally a temporary name, fsync and rename; object stores do as much with
-every put.
+A write is complete or absent: locally through :mod:`pipeline.writing`; object stores do as much with every put.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
-import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import fsspec
 
-from pipeline.errors import CacheError
+from pipeline.errors import WriteError
+from pipeline.writing import write_bytes
 
 
 class Files(Protocol):
@@ -33,7 +28,7 @@ class Files(Protocol):
     def read(self, name: str) -> bytes: ...
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Complete or absent; raises :class:`CacheError` on a full disk."""
+        """Complete or absent; raises :class:`WriteError`, on a full disk for instance."""
         ...
 
     def remove(self, name: str) -> None: ...
@@ -63,24 +58,7 @@ class LocalFiles:
         return self.path(name).read_bytes()
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        path = self.path(name)
-        # Unique over hosts and processes: two workers on one shard must not share a temporary file.
-        temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-            reason = "the disk is full" if full else str(error)
-            raise CacheError(f"cannot write {path}: {reason}; nothing was left behind") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        write_bytes(self.path(name), data)
 
     def remove(self, name: str) -> None:
         self.path(name).unlink(missing_ok=True)
@@ -120,7 +98,7 @@ class RemoteFiles:
             self.filesystem.makedirs(self._path(name).rsplit("/", 1)[0], exist_ok=True)
             self.filesystem.pipe_file(self._path(name), bytes(data))
         except OSError as error:
-            raise CacheError(f"cannot write {self.describe(name)}: {error}") from error
+            raise WriteError(f"cannot write {self.describe(name)}: {error}") from error
 
     def remove(self, name: str) -> None:
         if self.exists(name):
@@ -131,15 +109,6 @@ class RemoteFiles:
 
     def describe(self, name: str) -> str:
         return f"{self.root}/{name}"
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def open_files(root: str | Path) -> Files:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.cache import Quarantined, ShardContent, convert, open_store
 from pipeline.cache.store import formats
-from pipeline.errors import CacheError
+from pipeline.errors import CacheError, WriteError
 
 FORMATS = ["hdf5", "webdataset"]
 
@@ -81,7 +81,7 @@ def test_full_disk_leaves_nothing(store):
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
             store.write("cavp", 0, content(200))
-        except CacheError as error:
+        except WriteError as error:
             code = 0 if "cannot write" in str(error) else 2
         finally:
             os._exit(code)
