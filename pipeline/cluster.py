@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.cache import open_store
+from pipeline.cache.claims import Claims
 from pipeline.errors import InputError, MFMError
 from pipeline.extract import Extractor
 from pipeline.manifest import Manifest
@@ -45,7 +47,10 @@ def array_slice(
 
 @dataclass(frozen=True)
 class ExtractJob:
-    """All that a worker anywhere needs to make an :class:`Extractor`; plain data, so it travels."""
+    """All that a worker anywhere needs to make an :class:`Extractor`; plain data, so it travels.
+
+    Claims are the job's (``owner``): what one of its workers loses, another may go on with.
+    """
 
     manifest: Manifest
     cache: str
@@ -53,10 +58,20 @@ class ExtractJob:
     preset: Preset
     stages: tuple[str, ...]
     options: dict[str, Any]
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def extractor(self, on_clip: Callable[[int], None] = lambda clips: None) -> Extractor:
         store = open_store(self.cache, self.cache_format)
-        return Extractor(self.manifest, store, self.preset, self.stages, on_clip=on_clip, **self.options)
+        return Extractor(
+            self.manifest, store, self.preset, self.stages, on_clip=on_clip, owner=self.owner, **self.options
+        )
+
+    def release(self, shards: Sequence[int]) -> None:
+        """Give up the claims of workers that are gone."""
+        claims = Claims(open_store(self.cache, self.cache_format).files, self.owner)
+        for stage in self.stages:
+            for shard in shards:
+                claims.release(stage, shard)
 
 
 class ShardWorker:
@@ -67,16 +82,14 @@ class ShardWorker:
 
         quiet_libraries()
         self.job = job
-        self.extractor = job.extractor()
+        self.extractor: Extractor | None = None
 
-    def make(self, shard: int, take_over: bool = False) -> Report | MFMError:
-        """One shard; a typed error is returned, not raised, so that it keeps its type over the wire.
-
-        ``take_over``: the scheduler saw the shard's first worker die, whose claim may still look alive.
-        """
-        self.extractor.take_over = take_over
-        self.extractor.report = Report(stages=list(self.job.stages), preset=self.job.preset.name)
+    def make(self, shard: int) -> Report | MFMError:
+        """One shard; a typed error is returned, not raised, so that it keeps its type over the wire."""
         try:
+            if self.extractor is None:
+                self.extractor = self.job.extractor()
+            self.extractor.report = Report(stages=list(self.job.stages), preset=self.job.preset.name)
             return self.extractor.run([shard])
         except MFMError as error:
             return error
@@ -91,11 +104,11 @@ def run_on_ray(
     """Make shards on a Ray cluster (``RAY_ADDRESS``, else one on this machine).
 
     As many actors as the stages' declared CPUs and GPUs allow. A shard whose actor or node is lost goes to
-    another actor, three times at most. Raises the first typed error of a worker.
+    another actor, three times at most. Raises the first error of a worker as what it is.
     """
     try:
         import ray
-        from ray.exceptions import RayActorError, RayError
+        from ray.exceptions import RayError, RayTaskError
     except ImportError:
         raise InputError("EXECUTOR=ray needs Ray: pip install '.[ray]'") from None
     if not ray.is_initialized():
@@ -122,12 +135,14 @@ def run_on_ray(
             for handle in [handle for handle in actors if handle not in busy]:
                 if waiting:
                     shard = waiting.pop(0)
-                    running[handle.make.remote(shard, tries[shard] > 0)] = (handle, shard)
+                    running[handle.make.remote(shard)] = (handle, shard)
             finished, _ = ray.wait(list(running), num_returns=1)
             handle, shard = running.pop(finished[0])
             try:
                 result = ray.get(finished[0])
-            except (RayActorError, RayError) as error:
+            except RayTaskError as error:  # the worker lives: its error is no loss of a worker
+                raise (error.cause or error) from error
+            except RayError as error:
                 tries[shard] += 1
                 if tries[shard] == _TRIES:
                     raise InputError(f"shard {shard} lost its worker {_TRIES} times: {error}") from error
@@ -144,4 +159,5 @@ def run_on_ray(
     finally:
         for handle in actors:
             ray.kill(handle)
+        job.release([shard for _, shard in running.values()] + [shard for shard, count in tries.items() if count])
     return report

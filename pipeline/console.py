@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import sys
+import threading
 import time
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -24,6 +29,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from pipeline.errors import InputError
 
 # File names and labels are text, never markup: "Clip [official].mp4" stays as it is.
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -98,21 +105,68 @@ def summary(title: str, rows: Mapping[str, object]) -> None:
     out.print(table)
 
 
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, as a scheduler or a closed terminal sends them: unwinds like Ctrl-C."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def signals_unwind() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into :class:`Stopped`, so that claims are released and temporary files removed.
+
+    A signal that is ignored (``nohup``) or handled by somebody else is left as it is.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals there alone
+        yield
+        return
+    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+
+    def stop(number: int, frame: object) -> None:
+        for each in ours:  # a second one must not cut the cleaning up short; SIGKILL always can
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    try:
+        for number in ours:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def command(function: F) -> F:
-    """Turn the project's typed errors into one message on stderr and their exit code."""
+    """Turn the project's typed errors into one message on stderr and their exit code.
+
+    Ctrl-C, SIGTERM and SIGHUP end the command in order, with 128 + the number of the signal.
+    """
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            _refuse_urls(kwargs)
+            with signals_unwind():
+                return function(*args, **kwargs)
         except Exception as error:
             code = getattr(error, "exit_code", None)
             if not isinstance(code, int) or isinstance(error, typer.Exit):
                 raise
             print(f"error: {shown(error)}", file=sys.stderr)
             raise typer.Exit(code) from None
-        except KeyboardInterrupt:
-            print("interrupted: what is complete stays; run the same command again to go on", file=sys.stderr)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, Stopped) else signal.SIGINT
+            name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+            print(f"interrupted{name}: what is complete stays; run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(128 + number) from None
 
     return run  # type: ignore[return-value]
+
+
+def _refuse_urls(options: Mapping[str, Any]) -> None:
+    """``Path("s3://bucket/run")`` is the folder ``s3:/bucket/run`` of this machine, which nobody means."""
+    for name, value in options.items():
+        if isinstance(value, Path) and re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+            raise InputError(f"{name} '{value}' must be local: only caches and Parquet manifests may be URLs")

@@ -52,6 +52,12 @@ class IncompleteError(MFMError):
     exit_code = 8
 
 
+class DeviceMemoryError(MFMError):
+    """The device has too little memory for a batch."""
+
+    exit_code = 8
+
+
 FaultKind = Literal[
     "missing_file", "empty_file", "unreadable", "no_video", "no_audio", "truncated",
     "too_short", "silent", "timeout", "crashed", "non_finite",

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.cache.claims import Claims
 from pipeline.cache.store import Quarantined, ShardContent, Store, differing_identity
 from pipeline.decoding import DecodePool, Job, prefetch
 from pipeline.encoders.base import Encoder, Precision
-from pipeline.errors import CacheError, ClipError, FailureRateError, InputError
+from pipeline.errors import CacheError, ClipError, DeviceMemoryError, FailureRateError, InputError
 from pipeline.manifest import Clip, Manifest
 from pipeline.media import DecodedClip
 from pipeline.report import Report
@@ -92,7 +93,7 @@ class Extractor:
         compile_models: bool = False,
         rebuild: bool = False,
         retry_failed: bool = False,
-        take_over: bool = False,
+        owner: str = "",
         on_clip: Callable[[int], None] = lambda clips: None,
     ):
         if unknown := [name for name in stages if name not in STAGES]:
@@ -102,9 +103,8 @@ class Extractor:
         self.stages = [STAGES[name] for name in stages]
         self.device, self.precision, self.rebuild, self.retry_failed = device, precision, rebuild, retry_failed
         self.on_clip, self.compile_models = on_clip, compile_models
-        self.take_over = take_over  # shards that other workers have claimed, too
         self.report = Report(stages=list(stages), preset=preset.name)
-        self.claims = Claims(store.files)
+        self.claims = Claims(store.files, owner)
         self._encoders: dict[str, Encoder] = {}
         self._damaged: set[tuple[str, int]] = set()
         self._pool = DecodePool(preset.media, preset.cache.decode_workers, preset.cache.decode_timeout_seconds)
@@ -149,6 +149,7 @@ class Extractor:
     def run(self, shards: Sequence[int]) -> Report:
         """Make what is missing of the shards. Raises typed errors; never leaves a partial file."""
         started = time.monotonic()
+        self.claims.open()
         try:
             for stage in self.stages:
                 self.encoder(stage)
@@ -156,6 +157,7 @@ class Extractor:
                     self._run_labels(stage)
             self._run_clips(shards)
         finally:
+            self.claims.release_all()
             self.report.seconds["total"] += time.monotonic() - started
         return self.report
 
@@ -195,7 +197,7 @@ class Extractor:
                 self.report.shards_skipped += 1
         taken = []
         for work in works:
-            if self.claims.take(work.stage.name, shard, over=self.take_over):
+            if self.claims.take(work.stage.name, shard):
                 # Another worker may have finished it between the look and the claim.
                 if work.kept is None and self.find(work.stage, shard, digest) is not None:
                     self.claims.release(work.stage.name, shard)
@@ -214,14 +216,12 @@ class Extractor:
 
     def _run_clips(self, shards: Sequence[int]) -> None:
         planned: deque[tuple[_ShardWork, Clip]] = deque()
-        open_works: list[_ShardWork] = []
 
         def jobs() -> Iterator[Job]:
             for shard in shards:
                 work = self._plan(shard)
                 if work is None:
                     continue
-                open_works.append(work)
                 audio = any(part.stage.reads == "waveform" for part in work.stages)
                 for clip in work.todo:
                     planned.append((work, clip))
@@ -241,13 +241,11 @@ class Extractor:
                     batch = []
                 if work.pending == 0:
                     self._finish(work)
-                    open_works.remove(work)
                 waiting = time.monotonic()
         finally:
+            # First, as a decoder may take its time to stop, and a scheduler kills for good soon after it asked.
+            self.claims.release_all()
             results.close()
-            for work in open_works:
-                for part in work.stages:
-                    self.claims.release(part.stage.name, work.shard)
 
     def _encode(self, work: _ShardWork, batch: Sequence[tuple[Clip, DecodedClip | ClipError]]) -> None:
         for part in work.stages:
@@ -271,7 +269,14 @@ class Extractor:
 
     def _encode_stage(self, part: _StageWork, usable: Sequence[tuple[Clip, DecodedClip]]) -> None:
         started = time.monotonic()
-        encoded = part.stage.encode(self.encoder(part.stage), [decoded for _, decoded in usable])
+        try:
+            encoded = part.stage.encode(self.encoder(part.stage), [decoded for _, decoded in usable])
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"{self.device} has too little memory for {len(usable)} clips of stage '{part.stage.name}': take a "
+                f"smaller --set cache.encode_batch (now {self.preset.cache.encode_batch}), or --precision bfloat16. "
+                f"{str(error).splitlines()[0]}"
+            ) from error
         for (clip, _), feature in zip(usable, encoded.astype(self.preset.cache.dtype), strict=True):
             if np.isfinite(feature).all():
                 part.features[clip.clip_id] = feature

@@ -36,9 +36,14 @@ class Worker:
             pass  # somebody else's, and there
         return self.started == _started(self.pid)
 
+    @staticmethod
+    def here(pid: int) -> Worker:
+        """The process that has this id here and now."""
+        return Worker(socket.gethostname(), _place(), pid, _started(pid))
+
 
 def this_worker() -> Worker:
-    return Worker(socket.gethostname(), _place(), os.getpid(), _started(os.getpid()))
+    return Worker.here(os.getpid())
 
 
 @cache

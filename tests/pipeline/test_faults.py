@@ -158,8 +158,9 @@ def test_a_claimed_shard_is_left_to_its_worker(tmp_path):
         # Another host's claim counts until it expires.
         path.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
         assert run().shards_claimed == 1
-        # A scheduler that lost the worker hands the shard to another, whatever the claim looks like.
-        with Extractor(make_manifest(clips, 8), store, settings_with(), ["cavp"], take_over=True) as extractor:
+        # A scheduler that lost one worker of a job hands the shard to another, whatever the claim looks like.
+        path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "owner": "job"}))
+        with Extractor(make_manifest(clips, 8), store, settings_with(), ["cavp"], owner="job") as extractor:
             assert extractor.run([0]).shards_done == 1
         store.path("cavp", 0).unlink()
         path.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
