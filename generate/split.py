@@ -23,9 +23,10 @@ from generate.mux import mux
 from generate.pictures import draw_clip
 from generate.sampling import Sampler
 from pipeline.cache import Store, join
+from pipeline.decoding import decode_killable
 from pipeline.errors import CacheError, ClipError, InputError
 from pipeline.manifest import Clip, Manifest
-from pipeline.media import DecodedClip, decode_clip, is_silent
+from pipeline.media import DecodedClip, is_silent
 from pipeline.media_writing import replacing, write_wav
 
 EVALUATION_SECONDS = 8  # paper section 4.2
@@ -151,7 +152,8 @@ def write_clip(sampler: Sampler, clip: Clip, waveform: np.ndarray, out: Path) ->
     media, rate = sampler.preset.media, sampler.audioldm2.sample_rate
     if is_silent(waveform, media):
         raise ClipError("silent", f"the generated waveform stays under {media.silence_threshold_db:g} dB")
-    decoded: DecodedClip = decode_clip(clip.path, media)
+    limit = sampler.preset.cache.decode_timeout_seconds
+    decoded: DecodedClip = decode_killable(clip.path, media, seconds=limit)
     truth = decoded.waveform
     (out / "mp4").mkdir(parents=True, exist_ok=True)
     mux(clip.path, waveform, rate, out / "mp4" / f"{clip.clip_id}.mp4")

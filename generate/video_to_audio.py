@@ -13,8 +13,9 @@ from torch import Tensor
 from generate.sampling import Sampler, load_sampler
 from generate.windows import join_windows, window_rows
 from pipeline.encoders import load_encoder
-from pipeline.errors import InputError
-from pipeline.media import decode_clip, probe
+from pipeline.decoding import decode_killable, killable
+from pipeline.errors import ClipError, InputError
+from pipeline.media import probe
 from presets import Preset, load_preset
 
 
@@ -67,7 +68,8 @@ class VideoToAudio:
 
     def _windows(self, video: str | Path) -> tuple[list[int], float]:
         media, generation = self.sampler.preset.media, self.sampler.preset.generation
-        seconds = probe(video).duration_s or media.seconds
+        limit = self.sampler.preset.cache.decode_timeout_seconds
+        seconds = killable(probe, video, seconds=limit).duration_s or media.seconds
         try:
             rows = window_rows(
                 seconds, media.seconds, generation.overlap_seconds, self.sampler.audioldm2.latent_seconds
@@ -77,17 +79,21 @@ class VideoToAudio:
         return rows, seconds
 
     def _tokens(self, video: str | Path, starts: list[int]) -> Tensor:
-        """The mapper's tokens of every window, (windows, 8, D)."""
-        tokens = []
+        """The mapper's tokens of every window, (windows, 8, D). Raises ClipError if none has a picture."""
+        media, limit = self.sampler.preset.media, self.sampler.preset.cache.decode_timeout_seconds
+        tokens, has_picture = [], False
         for row in starts:
             start = row * self.sampler.audioldm2.latent_seconds
-            decoded = decode_clip(video, self.sampler.preset.media, start=start, audio=False)
+            decoded = decode_killable(video, media, start=start, audio=False, blank=True, seconds=limit)
+            has_picture |= bool(decoded.shown.any())
             frames = torch.from_numpy(decoded.frames).permute(0, 3, 1, 2)[None]
             visual = {}
             for name, encoder in self.encoders.items():
                 times = (decoded.times,) if name == "timechat" else ()
                 visual[name] = encoder.encode(frames, *times)
             tokens.append(self.sampler.predict(visual))
+        if not has_picture:
+            raise ClipError("too_short", f"{video} shows no picture in any of its {len(starts)} windows")
         return torch.cat(tokens)
 
     def _make(

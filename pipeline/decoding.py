@@ -1,97 +1,145 @@
-"""Decode clips in worker processes that can be killed.
+"""Read and decode media in worker processes that can be killed.
 
-decord can loop for ever in native code, holding the interpreter lock, on files whose container claims
-more frames than it holds; a thread could not be stopped, a process can. A clip whose worker dies or
-outruns the limit is tried once more with PyAV in a new worker, then given up.
+A file can make a decoder loop for ever in native code, holding the interpreter lock; a thread could not be
+stopped, a process can. Whatever opens a user's file goes through here: :class:`DecodePool` for many clips,
+:func:`decode_killable` and :func:`killable` for one call. A clip whose worker dies or outruns the limit is
+tried once more with the other decoder in a new worker, then given up.
 """
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
+import atexit
+import math
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import Queue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, TypeVar
 
-from pipeline.errors import ClipError
-from pipeline.media import DecodedClip, decode_clip
+from pipeline.errors import ClipError, MFMError
+from pipeline.media import DecodedClip, decode_clip, second_backend
 from presets.config import MediaConfig
 
 Item = TypeVar("Item")
+_READY = "ready"
+_BOOT = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = sys.argv[2:]; "
+    "from pipeline.decoding import serve; serve(int(sys.argv[1]))"
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """``function(*arguments, **keywords)``, to be made in a worker; both ends must be able to import it.
+
+    ``path`` names the file in messages. ``seconds``: its limit, None for the pool's. ``otherwise``: what
+    to call instead if the worker died or outran the limit.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+    seconds: float | None = None
+    otherwise: Call | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to decode; ``backend`` None is the configured one with PyAV as second."""
+    """One window of one file to decode; the fields are those of :func:`pipeline.media.decode_clip`."""
 
     path: str
     backend: str | None = None
     audio: bool = True
+    start: float = 0.0
+    blank: bool = False
 
 
 Decoder = Callable[[Job, MediaConfig], DecodedClip]
 
 
 def decode_job(job: Job, config: MediaConfig) -> DecodedClip:
-    return decode_clip(Path(job.path), config, backend=job.backend, audio=job.audio)
+    return decode_clip(Path(job.path), config, start=job.start, backend=job.backend, audio=job.audio, blank=job.blank)
 
 
-def _worker(connection: Connection, config: MediaConfig, decoder: Decoder) -> None:
-    if sys.platform == "linux":  # a worker stuck in native code must not outlive its parent
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _decoding(decoder: Decoder, job: Job, config: MediaConfig, seconds: float | None = None) -> Call:
+    other = None
+    if job.backend is None:
+        other = Call(decoder, (replace(job, backend=second_backend(config)), config), path=job.path, seconds=seconds)
+    return Call(decoder, (job, config), path=job.path, seconds=seconds, otherwise=other)
+
+
+def serve(descriptor: int) -> None:
+    """What a worker does: take calls from the socket until its other end is gone."""
     os.nice(10)  # where cores are few, the encoder comes first: decoding is ahead of it anyway
+    connection = Connection(descriptor)
+    result: Any = _READY
     while True:
         try:
-            job = connection.recv()
+            connection.send(result)
+            call, seconds = connection.recv()
         except (EOFError, OSError):
             return
+        # The system's own clock ends a worker that hangs and whose parent is gone.
+        signal.alarm(math.ceil(seconds) + 2)
         try:
-            result: DecodedClip | ClipError = decoder(job, config)
-        except ClipError as error:
+            result = call.function(*call.arguments, **call.keywords)
+        except MFMError as error:
             result = error
         except Exception as error:  # a file must never end the job: whatever it broke is its fault
-            result = ClipError("unreadable", f"{job.path}: {type(error).__name__}: {error}")
-        try:
-            connection.send(result)
-        except (BrokenPipeError, OSError):
-            return
+            result = ClipError("unreadable", f"{call.path}: {type(error).__name__}: {error}")
+        signal.alarm(0)
 
 
 class _Worker:
-    def __init__(self, config: MediaConfig, decoder: Decoder):
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_worker, args=(theirs, config, decoder), daemon=True)
-        self.process.start()
+    def __init__(self, startup_seconds: float):
+        ours, theirs = socket.socketpair()
+        # Not multiprocessing: it would run the user's own script again in the worker. A process group of
+        # its own, because Ctrl-C is for the parent, who then ends its workers.
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, str(theirs.fileno()), *sys.path],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, process_group=0,
+        )  # fmt: skip
         theirs.close()
+        self.connection = Connection(ours.detach())
+        self.ready = False
+        self.startup = startup_seconds
         self.index = -1
-        self.job: Job | None = None
-        self.deadline = 0.0
+        self.call: Call | None = None
+        self.seconds = self.deadline = 0.0
 
-    def give(self, index: int, job: Job, seconds: float) -> None:
-        self.index, self.job, self.deadline = index, job, time.monotonic() + seconds
-        self.connection.send(job)
+    def give(self, index: int, call: Call, seconds: float) -> None:
+        self.index, self.call, self.seconds = index, call, seconds
+        self.deadline = time.monotonic() + (seconds if self.ready else self.startup)
+        self.connection.send((call, seconds))
+
+    def receive(self) -> Any:
+        """What it sent; ``_READY`` starts the clock of the call that waits there. Raises EOFError, OSError."""
+        result = self.connection.recv()
+        if not self.ready:
+            self.ready, self.deadline = True, time.monotonic() + self.seconds
+        return result
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.join()
+        self.process.wait()
         self.connection.close()
 
 
 class DecodePool:
-    """``workers`` processes; use as a context manager.
+    """At most ``workers`` processes, started when first needed; use as a context manager.
 
-    ``startup_seconds`` is added to a worker's first limit: importing the decoders takes a while.
+    ``timeout_seconds`` is the limit of one call; a worker that starts has ``startup_seconds`` for that.
+    Not for several threads at once.
     """
 
     def __init__(
@@ -102,98 +150,162 @@ class DecodePool:
         decoder: Decoder = decode_job,
         startup_seconds: float = 60.0,
     ):
-        self.config, self.timeout, self.startup, self.decoder = (
-            config,
-            timeout_seconds,
-            startup_seconds,
-            decoder,
-        )
+        self.config, self.timeout, self.startup, self.decoder = config, timeout_seconds, startup_seconds, decoder
         self.count = max(1, workers)
         self.workers: list[_Worker] = []
-        self.fresh: set[int] = set()
+        self._owner = os.getpid()
+        self._abandoned = False
 
     def __enter__(self) -> DecodePool:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for worker in self.workers:
-            worker.stop()
+        if os.getpid() == self._owner:  # not in a fork of it
+            for worker in self.workers:
+                worker.stop()
         self.workers = []
-
-    def _start(self) -> _Worker:
-        worker = _Worker(self.config, self.decoder)
-        self.fresh.add(id(worker))
-        return worker
 
     def _replace(self, worker: _Worker) -> _Worker:
         worker.stop()
         place = self.workers.index(worker)
-        self.workers[place] = self._start()
+        self.workers[place] = _Worker(self.startup)
         return self.workers[place]
 
-    def decode(self, jobs: Iterable[Job]) -> Iterator[DecodedClip | ClipError]:
-        """One result a job, in the order of the jobs, which are drawn as workers become free.
+    def abandon(self) -> None:
+        """From another thread than the one that reads :meth:`map`: kill the workers, so that it ends."""
+        self._abandoned = True
+        for worker in list(self.workers):
+            worker.process.kill()
 
-        At most two jobs a worker are ahead of the reader.
+    def decode(self, jobs: Iterable[Job]) -> Iterator[DecodedClip | ClipError]:
+        """One result a job, in the order of the jobs; see :meth:`map`."""
+        return self.map(_decoding(self.decoder, job, self.config) for job in jobs)
+
+    def call(self, call: Call) -> Any:
+        """The result of one call. Raises what it raised, or :class:`ClipError` ``timeout`` or ``crashed``."""
+        (result,) = self.map([call])
+        if isinstance(result, MFMError):
+            raise result
+        return result
+
+    def map(self, calls: Iterable[Call]) -> Generator[Any, None, None]:
+        """The result of each call, or its error, in their order; they are drawn as workers become free.
+
+        At most two calls a worker are ahead of the reader.
         """
-        source = enumerate(jobs)
-        waiting: deque[tuple[int, Job]] = deque()  # drawn, and to be done (again)
-        done: dict[int, DecodedClip | ClipError] = {}
+        source = enumerate(calls)
+        waiting: deque[tuple[int, Call]] = deque()  # drawn, and to be made (again)
+        done: dict[int, Any] = {}
         position, drawn, exhausted = 0, 0, False
         busy: list[_Worker] = []
-        while not exhausted or position < drawn:
-            idle = [worker for worker in self.workers if worker not in busy]
-            while len(done) + len(busy) + len(waiting) < 2 * self.count and not exhausted:
-                try:
-                    waiting.append(next(source))
-                    drawn += 1
-                except StopIteration:
-                    exhausted = True
-            if waiting and not idle and len(self.workers) < self.count:
-                self.workers.append(self._start())
-                continue
-            while idle and waiting:
-                worker = idle.pop()
-                limit = self.timeout + (self.startup if id(worker) in self.fresh else 0.0)
-                index, job = waiting.popleft()
-                try:
-                    worker.give(index, job, limit)
-                except (BrokenPipeError, OSError):  # died while idle
-                    waiting.appendleft((index, job))
-                    idle.append(self._replace(worker))
-                    continue
-                busy.append(worker)
-            if position in done:
-                yield done.pop(position)
-                position += 1
-                continue
-            if not busy:
-                continue
-            first_deadline = min(worker.deadline for worker in busy)
-            ready = wait([w.connection for w in busy], timeout=max(0.0, first_deadline - time.monotonic()))
-            now = time.monotonic()
-            for worker in list(busy):
-                assert worker.job is not None
-                failure: ClipError | None = None
-                if worker.connection in ready:
+        self._abandoned = False
+        try:
+            while (not exhausted or position < drawn) and not self._abandoned:
+                while len(done) + len(busy) + len(waiting) < 2 * self.count and not exhausted:
                     try:
-                        done[worker.index] = worker.connection.recv()
-                        self.fresh.discard(id(worker))
-                    except (EOFError, OSError):
-                        worker.process.join()
-                        code = worker.process.exitcode
-                        failure = ClipError("crashed", f"{worker.job.path}: the decoder died (exit {code})")
-                elif now >= worker.deadline:
-                    failure = ClipError("timeout", f"{worker.job.path}: no result after {self.timeout:g} s")
-                else:
+                        waiting.append(next(source))
+                        drawn += 1
+                    except StopIteration:
+                        exhausted = True
+                self._hand_out(waiting, busy)
+                if position in done:
+                    yield done.pop(position)
+                    position += 1
                     continue
-                busy.remove(worker)
-                if failure is not None:
-                    self._replace(worker)
-                    if worker.job.backend is None:
-                        waiting.appendleft((worker.index, Job(worker.job.path, "pyav", worker.job.audio)))
-                    else:
-                        done[worker.index] = failure
+                if busy:
+                    self._collect(waiting, busy, done)
+        finally:  # nobody waits for what they do: the next reader must not get it
+            for worker in busy:
+                worker.stop()
+                self.workers.remove(worker)
+
+    def _hand_out(self, waiting: deque[tuple[int, Call]], busy: list[_Worker]) -> None:
+        idle = [worker for worker in self.workers if worker not in busy]
+        while waiting and (idle or len(self.workers) < self.count):
+            if not idle:
+                self.workers.append(_Worker(self.startup))
+                idle.append(self.workers[-1])
+            worker = idle.pop()
+            index, call = waiting[0]
+            try:
+                worker.give(index, call, self.timeout if call.seconds is None else call.seconds)
+            except (BrokenPipeError, OSError):  # died while idle
+                idle.append(self._replace(worker))
+                continue
+            waiting.popleft()
+            busy.append(worker)
+
+    def _collect(self, waiting: deque[tuple[int, Call]], busy: list[_Worker], done: dict[int, Any]) -> None:
+        """Wait until something happens; take results, and replace workers that died or took too long."""
+        first = min(worker.deadline for worker in busy)
+        ready = wait([w.connection for w in busy], timeout=max(0.0, first - time.monotonic()))
+        now = time.monotonic()
+        for worker in list(busy):
+            call, failure = worker.call, None
+            assert call is not None
+            if worker.connection in ready:
+                started = worker.ready
+                try:
+                    result = worker.receive()
+                    if not started:
+                        continue
+                    done[worker.index] = result
+                except (EOFError, OSError):
+                    code = worker.process.wait()
+                    failure = ClipError("crashed", f"{call.path}: the decoder died (exit {code})")
+            elif now >= worker.deadline:
+                failure = ClipError("timeout", f"{call.path}: no result after {worker.seconds:g} s")
+            else:
+                continue
+            busy.remove(worker)
+            if failure is not None:
+                worker.stop()
+                self.workers.remove(worker)
+                if call.otherwise is not None:
+                    waiting.appendleft((worker.index, call.otherwise))
+                else:
+                    done[worker.index] = failure
+
+
+_shared: DecodePool | None = None
+_lock = Lock()
+
+
+def _call_shared(call: Call) -> Any:
+    """In the one worker of this process that single calls share, started with the first of them."""
+    global _shared
+    with _lock:
+        if _shared is None or _shared._owner != os.getpid():
+            _shared = DecodePool(MediaConfig(), 1, 60.0)
+            atexit.register(_shared.__exit__)
+        return _shared.call(call)
+
+
+def killable(function: Callable[..., Any], path: str | Path, *arguments: Any, seconds: float, **keywords: Any) -> Any:
+    """``function(path, *arguments, **keywords)`` in a worker that is killed after ``seconds``.
+
+    Raises what the function raised if it is one of our typed errors, else :class:`ClipError`: ``timeout``,
+    ``crashed``, or ``unreadable`` with the error in its message.
+    """
+    return _call_shared(Call(function, (path, *arguments), keywords, path=str(path), seconds=seconds))
+
+
+def decode_killable(
+    path: str | Path,
+    config: MediaConfig,
+    *,
+    seconds: float,
+    start: float = 0.0,
+    backend: str | None = None,
+    audio: bool = True,
+    blank: bool = False,
+) -> DecodedClip:
+    """:func:`pipeline.media.decode_clip` in a worker that is killed after ``seconds``, then the other decoder.
+
+    Raises :class:`ClipError`.
+    """
+    job = Job(str(path), backend, audio, start, blank)
+    return _call_shared(_decoding(decode_job, job, config, seconds))
 
 
 _END = object()
@@ -230,3 +342,5 @@ def prefetch(items: Iterable[Item], size: int) -> Generator[Item, None, None]:
             while not queue.empty():
                 queue.get_nowait()
             thread.join(timeout=0.05)
+        if isinstance(items, Generator):  # what it holds, such as busy workers, is let go now
+            items.close()

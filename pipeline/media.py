@@ -34,12 +34,14 @@ class DecodedClip:
     ``frames``: uint8 (frames, size, size, 3), RGB, black where the video has ended.
     ``waveform``: float32 (samples,) in [-1, 1], 16 kHz mono, zero outside the sound stream, or None
     with the reason in ``audio_fault``. ``times``: seconds of each frame from the clip's start.
+    ``shown``: bool (frames,), whether the picture is on screen at that time.
     """
 
     frames: np.ndarray
     times: np.ndarray
     waveform: np.ndarray | None
     audio_fault: ClipError | None
+    shown: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,22 @@ def is_silent(waveform: np.ndarray, config: MediaConfig) -> bool:
     return float(np.max(np.abs(waveform), initial=0.0)) < 10 ** (config.silence_threshold_db / 20)
 
 
+def second_backend(config: MediaConfig) -> str:
+    """The decoder to try where the configured one fails."""
+    return "pyav"
+
+
+def _frames(path: Path, config: MediaConfig, start: float, backend: str | None) -> np.ndarray:
+    if backend is not None:
+        return BACKENDS[backend](path, config, start)
+    try:
+        return BACKENDS[config.backend](path, config, start)
+    except ClipError as error:
+        if config.backend == "pyav" or error.kind != "unreadable":
+            raise
+        return _frames_pyav(path, config, start)
+
+
 def decode_clip(
     path: str | Path,
     config: MediaConfig,
@@ -283,23 +301,24 @@ def decode_clip(
     start: float = 0.0,
     backend: str | None = None,
     audio: bool = True,
+    blank: bool = False,
 ) -> DecodedClip:
     """Decode one window of one file, once, for all encoders.
 
     A file whose sound is missing or unusable still gives its frames, with ``audio_fault`` set.
-    ``backend`` None takes the configured one and, where that fails, PyAV. Raises :class:`ClipError`.
+    ``backend`` None takes the configured one and, where that fails, PyAV. ``blank``: a window without a
+    picture is black, not refused (one of a film that has its picture elsewhere). Raises :class:`ClipError`.
     """
     path = Path(path)
     check_file(path)
-    if backend is not None:
-        frames = BACKENDS[backend](path, config, start)
-    else:
-        try:
-            frames = BACKENDS[config.backend](path, config, start)
-        except ClipError as error:
-            if config.backend == "pyav" or error.kind != "unreadable":
-                raise
-            frames = _frames_pyav(path, config, start)
+    try:
+        frames = _frames(path, config, start, backend)
+        shown = frames.any(axis=(1, 2, 3))
+    except ClipError as error:
+        if not blank or error.kind != "too_short":
+            raise
+        frames = np.zeros((config.frames, config.frame_size, config.frame_size, 3), np.uint8)
+        shown = np.zeros(config.frames, bool)
     waveform, fault = None, None
     if audio:
         try:
@@ -309,4 +328,4 @@ def decode_clip(
         except ClipError as error:
             waveform, fault = None, error
     times = np.arange(config.frames) / config.frames_per_second
-    return DecodedClip(frames, times, waveform, fault)
+    return DecodedClip(frames, times, waveform, fault, shown)
