@@ -12,8 +12,8 @@ from torch import Tensor
 
 from generate.sampling import Sampler, load_sampler
 from generate.windows import join_windows, window_rows
-from pipeline.encoders import load_encoder
 from pipeline.decoding import decode_killable, killable
+from pipeline.encoders import load_encoder
 from pipeline.errors import ClipError, InputError
 from pipeline.media import probe
 from presets import Preset, load_preset

@@ -71,7 +71,7 @@ def test_one_call_in_the_worker_that_all_share(tmp_path):
     first = int((tmp_path / "pid").read_text())
     with pytest.raises(ClipError, match=r"missing_file: .*none\.mp4"):
         killable(probe, tmp_path / "none.mp4", seconds=20)
-    with pytest.raises(ClipError, match="unreadable: .*TypeError"):
+    with pytest.raises(ClipError, match=r"unreadable: .*TypeError"):
         killable(sleeps_after, tmp_path / "pid", seconds=20)
     with pytest.raises(ClipError) as caught:
         killable(sleeps_after, tmp_path / "pid", 600, 0, seconds=0.5)
