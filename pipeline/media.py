@@ -313,7 +313,7 @@ def decode_clip(
     check_file(path)
     try:
         frames = _frames(path, config, start, backend)
-        shown = frames.reshape(config.frames, -1).any(axis=1)
+        shown = np.asarray(frames.reshape(config.frames, -1).any(axis=1))
     except ClipError as error:
         if not blank or error.kind != "too_short":
             raise
