@@ -21,6 +21,7 @@ from diffusers import AudioLDM2Pipeline
 
 from benchmarks.common import peak_memory_gb, write_result
 from generate.audioldm2 import AudioLDM2, Conditioning, _build, load_audioldm2
+from generate.schedulers import build_scheduler
 from pipeline.runtime import quiet_libraries
 from presets import load_preset
 
@@ -40,12 +41,19 @@ def save_components(folder: Path) -> None:
 
 
 def diffusers_waveform(
-    model: AudioLDM2, positive: Conditioning, negative: Conditioning, latents: torch.Tensor, steps: int
+    model: AudioLDM2,
+    positive: Conditioning,
+    negative: Conditioning,
+    latents: torch.Tensor,
+    steps: int,
+    scheduler: str = "DDIMScheduler",
 ) -> torch.Tensor:
+    """Waveform (B, samples) of diffusers' own ``AudioLDM2Pipeline`` from the same parts."""
     pipeline = AudioLDM2Pipeline(
         vae=model.vae, text_encoder=None, text_encoder_2=model.flan_t5.model, projection_model=None,
         language_model=model.load_negative_branch().language_model, tokenizer=None, tokenizer_2=None,
-        feature_extractor=None, unet=model.unet, scheduler=model.scheduler, vocoder=model.vocoder,
+        feature_extractor=None, unet=model.unet,
+        scheduler=build_scheduler(scheduler, model.scheduler.config), vocoder=model.vocoder,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     length = max(positive.text.shape[1], negative.text.shape[1])

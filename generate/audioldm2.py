@@ -8,14 +8,12 @@ of CLAP its text half, and that only to compute the negative condition.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import (
     AudioLDM2ProjectionModel,
@@ -40,11 +38,12 @@ from transformers import (
 
 from generate.attention import reusing_keys
 from generate.mel import MEL_BINS, MEL_FRAMES, GriffinLim
+from generate.schedulers import Steps, build_scheduler, name_seed
 from pipeline.encoders import load_encoder
 from pipeline.encoders.base import Precision, fill_official
 from pipeline.encoders.checkpoints import sha256_file, sha256_state
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
-from pipeline.errors import InputError, WeightsError
+from pipeline.errors import WeightsError
 from pipeline.media_writing import replacing
 from presets import Preset
 
@@ -108,17 +107,6 @@ def run_language_model(model: GPT2Model, inputs: Tensor, mask: Tensor, steps: in
         outputs.append(inputs)
         mask = nn.functional.pad(mask, (0, 1), value=1)
     return torch.cat(outputs, dim=1)
-
-
-def build_scheduler(name: str, config: Any) -> Any:
-    """A diffusers scheduler by class name, on another one's noise schedule; raises :class:`InputError`."""
-    kind: Any = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if not hasattr(kind, "set_timesteps"):
-        raise InputError(
-            f"generation.scheduler: diffusers has no scheduler '{name}'; for example DDIMScheduler, "
-            f"DPMSolverMultistepScheduler, EulerDiscreteScheduler"
-        )
-    return kind.from_config(config)
 
 
 class AudioLDM2:
@@ -227,30 +215,32 @@ class AudioLDM2:
         steps: int,
         guidance_scale: float,
         eta: float = 0.0,
+        seeds: Sequence[int] | None = None,
         scheduler_name: str = "DDIMScheduler",
         reuse_keys: bool = True,
         on_step: Callable[[], None] = lambda: None,
     ) -> Tensor:
         """Latents (B, C, H, W) from noise, with classifier-free guidance (paper section 4.1.2).
 
-        ``reuse_keys``: keys and values of the condition are computed in the first step and kept.
+        ``reuse_keys``: keys and values of the condition are computed in the first step and kept. ``seeds`` (B,):
+        of the noise that steps add, where the scheduler adds any; without them it depends on the batch. The host
+        waits for the device nowhere, so it may be many steps ahead.
         """
         batch = len(latents)
         length = max(positive.text.shape[1], negative.text.shape[1])
         sides = negative.expand(batch).padded(length), positive.padded(length)
         tokens, text, mask = (torch.cat([getattr(side, name) for side in sides]) for name in ("tokens", "text", "mask"))
         scheduler = build_scheduler(scheduler_name, self.scheduler.config)
-        scheduler.set_timesteps(steps, device=latents.device)
-        extra = {"eta": eta} if "eta" in inspect.signature(scheduler.step).parameters else {}
+        run = Steps(scheduler, steps, latents.device, eta, seeds)
         latents = latents * scheduler.init_noise_sigma
         dtype = getattr(torch, self.precision)
         mixed = torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32)
         with reusing_keys(self.unet, enabled=reuse_keys), mixed:
-            for time in scheduler.timesteps:
+            for time, time_on_device in run:
                 model_input = scheduler.scale_model_input(torch.cat([latents, latents]), time)
                 noise = self.unet(
                     model_input,
-                    time,
+                    time_on_device,
                     encoder_hidden_states=tokens,
                     encoder_hidden_states_1=text,
                     encoder_attention_mask_1=mask,
@@ -258,7 +248,7 @@ class AudioLDM2:
                 )[0]
                 unconditional, conditional = noise.float().chunk(2)
                 noise = unconditional + guidance_scale * (conditional - unconditional)
-                latents = scheduler.step(noise, time, latents, **extra).prev_sample
+                latents = run.step(noise, time, latents)
                 on_step()
         return latents
 
@@ -273,8 +263,7 @@ class AudioLDM2:
 
 
 def _generator(clip_id: str, seed: int) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}/{clip_id}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator().manual_seed(name_seed(clip_id, seed))
 
 
 def _read_conditioning(path: Path) -> Conditioning | None:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
+from generate.schedulers import step_seeds
 from pipeline.encoders.checkpoints import sha256_file
 from pipeline.errors import CacheError, WeightsError
 from presets import Preset
@@ -56,17 +57,23 @@ class Sampler:
         on_step: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Waveforms (B, samples), float32 in [-1, 1], of a batch of clips with any labels."""
-        noise = self.audioldm2.noise(clip_ids, self.preset.generation.seed)
-        return self.synthesise(self.predict(visual), labels, noise, on_step)
+        seed = self.preset.generation.seed
+        noise = self.audioldm2.noise(clip_ids, seed)
+        return self.synthesise(self.predict(visual), labels, noise, step_seeds(clip_ids, seed), on_step)
 
     def predict(self, visual: Mapping[str, Tensor]) -> Tensor:
         """Visual features by encoder -> the mapper's tokens (B, 8, D)."""
         return self.mapper.predict({name: array.to(self.audioldm2.device) for name, array in visual.items()})
 
     def synthesise(
-        self, tokens: Tensor, labels: Sequence[str], noise: Tensor, on_step: Callable[[], None] = lambda: None
+        self,
+        tokens: Tensor,
+        labels: Sequence[str],
+        noise: Tensor,
+        seeds: Sequence[int],
+        on_step: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
-        """Tokens (B, 8, D), labels and start noise (B, C, H, W) -> waveforms (B, samples)."""
+        """Tokens (B, 8, D), labels, start noise (B, C, H, W) and seeds of the steps' -> waveforms (B, samples)."""
         generation, model = self.preset.generation, self.audioldm2
         text, mask = model.encode_labels(labels)
         latents = model.denoise(
@@ -76,6 +83,7 @@ class Sampler:
             steps=generation.steps,
             guidance_scale=generation.guidance_scale,
             eta=generation.eta,
+            seeds=seeds,
             scheduler_name=generation.scheduler,
             reuse_keys=generation.reuse_keys,
             on_step=on_step,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from generate.sampling import Sampler, load_sampler
+from generate.schedulers import step_seeds
 from generate.windows import join_windows, window_rows
 from pipeline.decoding import decode_killable, killable
 from pipeline.encoders import load_encoder
@@ -104,9 +105,10 @@ class VideoToAudio:
             noise = model.noise([Path(video).stem], seed)
         else:
             noise = model.window_noise(Path(video).stem, seed, starts)
+        seeds = step_seeds([f"{Path(video).stem}/{row}" for row in starts], seed)
         parts = [
-            self.sampler.synthesise(some, [label] * len(some), start_noise)
-            for some, start_noise in zip(tokens.split(size), noise.split(size), strict=True)
+            self.sampler.synthesise(tokens[few], [label] * len(seeds[few]), noise[few], seeds[few])
+            for few in (slice(first, first + size) for first in range(0, len(starts), size))
         ]
         windows = np.concatenate(parts)
         samples = [round(row * model.latent_seconds * model.sample_rate) for row in starts]

@@ -1,14 +1,15 @@
 """A second device on a machine that has only a CPU: it finds what would break, or wait, on a GPU.
 
-torch lets Python define one more kind of device (PrivateUse1; the functions are private to torch and may move). Here it is
-called ``gpu``: a tensor on it wraps a CPU tensor and computes with that, so results are real numbers, but it refuses what
-CUDA refuses (:class:`DeviceMismatch`: operands on two devices, a generator of the other one; TypeError: ``.numpy()``) and
-counts what makes the host wait. ``Module.to``, optimizers, autograd, ``torch.inference_mode``, Accelerate and pickling work
-as on any device, so the code under test needs no word of it: it is given ``device="gpu"``.
+torch lets Python define one more kind of device (PrivateUse1; the functions are private to torch and may move). Here
+it is called ``gpu``: a tensor on it wraps a CPU tensor and computes with that, so results are real numbers, but it
+refuses what CUDA refuses (:class:`DeviceMismatch`: operands on two devices, a generator of the other one; TypeError:
+``.numpy()``) and counts what makes the host wait. ``Module.to``, optimizers, autograd, ``torch.inference_mode``,
+Accelerate and pickling work as on any device, so the code under test needs no word of it: it is given
+``device="gpu"``.
 
-Import this module at the top of a test file: autograd counts the devices once, at the first backward pass of a process, and
-pytest imports every file before it runs any test. Not there: ``torch.compile``, autocast (it casts nothing here) and a random
-generator of its own (numbers come from the CPU's, which is what makes results comparable).
+Import this module at the top of a test file: autograd counts the devices once, at the first backward pass of a
+process, and pytest imports every file before it runs any test. Not there: ``torch.compile``, autocast (it casts
+nothing here) and a random generator of its own (numbers come from the CPU's, which is what makes results comparable).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache, GPT2Config, GPT2Model
 
+from pipeline.attention import UNPADDED
 from pipeline.errors import WeightsError
 from presets.config import MapperConfig
 from trainer.fusion import FUSIONS
@@ -117,6 +118,7 @@ def build_gpt2(spec: MapperSpec, sequence: int) -> GPT2Model:
             attn_pdrop=config.dropout,
             bos_token_id=None,
             eos_token_id=None,
+            attn_implementation=UNPADDED,
         )
     )
     gpt2.wte.weight.requires_grad_(False)

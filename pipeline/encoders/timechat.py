@@ -19,6 +19,7 @@ from transformers import (
     InstructBlipVisionModel,
 )
 
+from pipeline.attention import UNPADDED
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.cavp import as_float_frames
 from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state
@@ -65,6 +66,7 @@ def _qformer(config: TimeChatConfig, layers: int, every: int, encoder_width: int
             num_attention_heads=config.qformer_heads,
             cross_attention_frequency=every,
             encoder_hidden_size=encoder_width,
+            attn_implementation=UNPADDED,
         )
     )
 
@@ -124,10 +126,14 @@ class TimeChat(Encoder):
         ),
     )
     config: TimeChatConfig
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: TimeChatConfig):
         super().__init__(config)
         width = config.qformer_width
+        self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(CLIP_STD).view(3, 1, 1), persistent=False)
         self.vit = InstructBlipVisionModel(
             InstructBlipVisionConfig(
                 hidden_size=config.vit_width,
@@ -223,9 +229,7 @@ class TimeChat(Encoder):
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         """Frames (N, 3, H, W) in [0, 1] -> patch tokens (N, 257, 1408) after ``ln_vision``."""
-        mean = torch.tensor(CLIP_MEAN, device=frames.device).view(3, 1, 1)
-        std = torch.tensor(CLIP_STD, device=frames.device).view(3, 1, 1)
-        return self.vit((frames - mean) / std).last_hidden_state
+        return self.vit((frames - self.mean) / self.std).last_hidden_state
 
     def frame_tokens(self, patches: Tensor, ids: Tensor) -> Tensor:
         """Patch tokens (N, P, 1408), time-stamp ids (N, 12) -> (N, 32 + 12, 768).

@@ -6,7 +6,8 @@ from transformers import ClapConfig, ClapModel, ClapTextModelWithProjection
 
 from benchmarks.full_size import difference, diffusers_waveform
 from generate.attention import KeyReuse
-from generate.audioldm2 import Conditioning, build_scheduler, load_audioldm2, run_language_model
+from generate.audioldm2 import Conditioning, load_audioldm2, run_language_model
+from generate.schedulers import build_scheduler
 from pipeline.errors import InputError, WeightsError
 from presets import load_preset
 from tests.tiny import TINY
@@ -31,12 +32,17 @@ def sample(model, positive, latents):
     return model.decode(out, SAMPLES)
 
 
-def test_equals_the_diffusers_pipeline(model):
+@pytest.mark.parametrize(
+    ("scheduler", "steps"),
+    [("DDIMScheduler", STEPS), ("DPMSolverMultistepScheduler", 6), ("EulerDiscreteScheduler", 10)],
+)
+def test_equals_the_diffusers_pipeline(model, scheduler, steps):
     positive = conditioning(model, ["dog barking"])
     negative = model.negative("low quality, average quality")
     latents = model.noise(["clip"], 0)
-    theirs = diffusers_waveform(model, positive, negative, latents, STEPS)
-    ours = sample(model, positive, latents)
+    theirs = diffusers_waveform(model, positive, negative, latents, steps, scheduler)
+    out = model.denoise(positive, negative, latents, steps=steps, guidance_scale=GUIDANCE, scheduler_name=scheduler)
+    ours = model.decode(out, SAMPLES)
     assert ours.abs().max() > 1e-3
     assert difference(ours, theirs) < 1e-4
 
