@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-
-class MFMError(Exception):
-    """Base of all errors whose message is meant for the user; ``exit_code`` is the command's."""
-
-    exit_code = 1
+from presets.errors import MFMError as MFMError
+from presets.errors import PresetError as PresetError
 
 
 class InputError(MFMError):

@@ -1,37 +1,60 @@
-"""Dataclasses of a preset, and the loader that checks a YAML file against them."""
+"""Dataclasses of a preset with the range of every setting, and the loader that checks a YAML file against them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from presets.checks import (
+    Arguments,
+    Batch,
+    Count,
+    Fraction,
+    Heads,
+    Layers,
+    Number,
+    Seconds,
+    Seed,
+    Share,
+    Width,
+    Workers,
+    checked,
+    short,
+)
+from presets.errors import PresetError
+from presets.text import assigned_value, merge, read_yaml
+
 HERE = Path(__file__).parent
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-
-class PresetError(ValueError):
-    """The preset does not exist, or a field of it is unknown or has the wrong type."""
-
-    exit_code = 3
+VISUAL_ENCODERS = ("cavp", "timechat")  # streams that a mapper can read
 
 
 @dataclass(config=_STRICT, frozen=True)
 class MediaConfig:
     """The clip contract of paper section 4.1.2: 10 s, 4 frames per second, 16 kHz mono."""
 
-    seconds: float = 10.0
-    frames_per_second: int = 4
-    frame_size: int = 224
-    sample_rate: int = 16_000
+    seconds: Seconds = 10.0
+    frames_per_second: Annotated[int, Number, Field(ge=1, le=1000)] = 4
+    frame_size: Annotated[int, Number, Field(ge=16, le=4096)] = 224
+    sample_rate: Annotated[int, Number, Field(ge=1000, le=1_000_000)] = 16_000
     backend: Literal["decord", "pyav"] = "decord"
     resize: Literal["antialiased", "swscale"] = "antialiased"  # CAVP's (PIL bilinear), or TimeChat's (decord)
-    silence_threshold_db: float = -60.0  # peak level relative to full scale
+    silence_threshold_db: Annotated[float, Number, Field(ge=-200, le=0)] = -60.0  # peak level relative to full scale
+
+    @model_validator(mode="after")
+    def _has_frames(self) -> MediaConfig:
+        if not 2 <= self.seconds * self.frames_per_second <= 100_000:
+            raise ValueError(
+                f"media.seconds is {self.seconds:g} and media.frames_per_second {self.frames_per_second}, and they "
+                f"must make 2 to 100000 frames"
+            )
+        return self
 
     @property
     def frames(self) -> int:
@@ -46,34 +69,36 @@ class MediaConfig:
 class CAVPConfig:
     """SlowOnly ResNet of Diff-Foley's video branch; the defaults are the published sizes."""
 
-    width: int = 64
-    blocks: list[int] = Field(default_factory=lambda: [3, 4, 6, 3])
-    inflated: list[bool] = Field(default_factory=lambda: [False, False, True, True])
-    embedding: int = 512
+    width: Width = 64
+    blocks: Annotated[list[Layers], Field(min_length=4, max_length=4)] = Field(default_factory=lambda: [3, 4, 6, 3])
+    inflated: Annotated[list[bool], Field(min_length=4, max_length=4)] = Field(
+        default_factory=lambda: [False, False, True, True]
+    )
+    embedding: Width = 512
 
 
 @dataclass(config=_STRICT, frozen=True)
 class TimeChatConfig:
     """ViT, time-stamped frame Q-Former and sliding video Q-Former; defaults are the published sizes."""
 
-    image_size: int = 224
-    patch_size: int = 14
-    vit_width: int = 1408
-    vit_mlp: int = 6144
-    vit_layers: int = 39
-    vit_heads: int = 16
-    qformer_width: int = 768
-    qformer_mlp: int = 3072
-    qformer_heads: int = 12
-    frame_qformer_layers: int = 12
-    frame_queries: int = 32
-    video_qformer_layers: int = 2
-    video_queries: int = 32
-    max_frames: int = 96
-    vocabulary: int = 30_523
-    llama_width: int = 4096
-    window: int = 4
-    stride: int = 4
+    image_size: Width = 224
+    patch_size: Width = 14
+    vit_width: Width = 1408
+    vit_mlp: Width = 6144
+    vit_layers: Layers = 39
+    vit_heads: Heads = 16
+    qformer_width: Width = 768
+    qformer_mlp: Width = 3072
+    qformer_heads: Heads = 12
+    frame_qformer_layers: Layers = 12
+    frame_queries: Width = 32
+    video_qformer_layers: Layers = 2
+    video_queries: Width = 32
+    max_frames: Count = 96
+    vocabulary: Count = 30_523
+    llama_width: Width = 4096
+    window: Count = 4
+    stride: Count = 4
     queries: Literal["mean", "keep"] = "mean"
     space: Literal["qformer", "llama"] = "qformer"
 
@@ -82,30 +107,30 @@ class TimeChatConfig:
 class AudioMAEConfig:
     """AudioMAE ViT encoder and AudioLDM-2's pooling; defaults are the published sizes."""
 
-    width: int = 768
-    mlp: int = 3072
-    layers: int = 12
-    heads: int = 12
-    patch_size: int = 16
-    frames: int = 1024
-    mel_bins: int = 128
-    contextual_layers: int = 3
-    pool: int = 8
-    mean: float = -4.2677393
-    std: float = 4.5689974
+    width: Width = 768
+    mlp: Width = 3072
+    layers: Layers = 12
+    heads: Heads = 12
+    patch_size: Width = 16
+    frames: Count = 1024
+    mel_bins: Width = 128
+    contextual_layers: Layers = 3
+    pool: Width = 8
+    mean: Annotated[float, Number, Field(ge=-1000, le=1000)] = -4.2677393
+    std: Annotated[float, Number, Field(gt=0, le=1000)] = 4.5689974
 
 
 @dataclass(config=_STRICT, frozen=True)
 class FlanT5Config:
     """Label encoder: the encoder half of FLAN-T5 (AudioLDM-2's ``text_encoder_2``)."""
 
-    width: int = 1024
-    mlp: int = 2816
-    layers: int = 24
-    heads: int = 16
-    head_width: int = 64
-    vocabulary: int = 32_128
-    max_tokens: int = 128
+    width: Width = 1024
+    mlp: Width = 2816
+    layers: Layers = 24
+    heads: Heads = 16
+    head_width: Width = 64
+    vocabulary: Count = 32_128
+    max_tokens: Count = 128
 
 
 @dataclass(config=_STRICT, frozen=True)
@@ -128,7 +153,7 @@ class WeightsConfig:
     source: Literal["official", "shipped", "seeded"] = "official"
     folder: str = "weights"
     audioldm2: str = ""  # another diffusers folder or a hub id for generation; default: <folder>/audioldm2
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def path(self) -> Path:
@@ -138,29 +163,45 @@ class WeightsConfig:
 
 @dataclass(config=_STRICT, frozen=True)
 class CacheConfig:
-    clips_per_shard: int = 256
+    clips_per_shard: Count = 256
     dtype: Literal["float16", "float32"] = "float16"
-    encode_batch: int = 4
-    decode_workers: int = 2
-    decode_timeout_seconds: float = 60.0
-    max_failure_rate: float = 0.5
+    encode_batch: Batch = 4
+    decode_workers: Workers = 2
+    decode_timeout_seconds: Seconds = 60.0
+    max_failure_rate: Share = 0.5
 
 
 @dataclass(config=_STRICT, frozen=True)
 class MapperConfig:
     """Fusion and GPT-2 mapper (paper sections 3.2.2 and 3.4)."""
 
-    kind: str = "gpt2"
-    encoders: list[str] = Field(default_factory=lambda: ["cavp", "timechat"])
-    fusion: str = "concat"
+    kind: Literal["gpt2", "diffusion"] = "gpt2"
+    encoders: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["cavp", "timechat"])
+    fusion: Literal["concat", "add", "cat"] = "concat"
     initialise: str = "scratch"  # or audioldm2, shipped, the folder or file of a GPT-2 or a mapper: trainer.initialise
-    layers: int = 12
-    width: int = 768
-    heads: int = 12
-    max_positions: int = 1024
-    dropout: float = 0.1
-    diffusion_steps: int = 1000  # of the diffusion mapper alone
-    sampling_steps: int = 50
+    layers: Layers = 12
+    width: Width = 768
+    heads: Heads = 12
+    max_positions: Annotated[int, Number, Field(ge=1, le=65_536)] = 1024
+    dropout: Fraction = 0.1
+    diffusion_steps: Annotated[int, Number, Field(ge=1, le=100_000)] = 1000  # of the diffusion mapper alone
+    sampling_steps: Annotated[int, Number, Field(ge=1, le=100_000)] = 50
+
+    @model_validator(mode="after")
+    def _fits(self) -> MapperConfig:
+        if self.width % self.heads:
+            raise ValueError(f"mapper.width is {self.width}, and must be a multiple of mapper.heads ({self.heads})")
+        if not set(self.encoders) <= set(VISUAL_ENCODERS) or len(set(self.encoders)) < len(self.encoders):
+            raise ValueError(
+                f"mapper.encoders is {short(self.encoders)}, and must name one or more of "
+                f"{', '.join(VISUAL_ENCODERS)}, each once"
+            )
+        if self.sampling_steps > self.diffusion_steps:
+            raise ValueError(
+                f"mapper.sampling_steps is {self.sampling_steps}, and must be at most mapper.diffusion_steps "
+                f"({self.diffusion_steps})"
+            )
+        return self
 
 
 @dataclass(config=_STRICT, frozen=True)
@@ -172,19 +213,19 @@ class TrainingConfig:
     """
 
     data: Literal["auto", "memory", "stream"] = "auto"
-    accumulate: int = 1
+    accumulate: Batch = 1
     compile: bool = False
-    epochs: int = 40
-    global_batch: int = 48
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    betas: list[float] = Field(default_factory=lambda: [0.9, 0.999])
-    warmup_steps: int = 0
+    epochs: Count = 40
+    global_batch: Batch = 48
+    learning_rate: Annotated[float, Number, Field(gt=0, le=100)] = 1e-3
+    weight_decay: Annotated[float, Number, Field(ge=0, le=100)] = 0.01
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(default_factory=lambda: [0.9, 0.999])
+    warmup_steps: Annotated[int, Number, Field(ge=0, le=1_000_000_000)] = 0
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: to zero at the last epoch
-    gradient_clip: float | None = None
+    gradient_clip: Annotated[float, Number, Field(gt=0, le=1_000_000)] | None = None
     loss: Literal["mse", "l1"] = "mse"
-    seed: int = 0
-    log_every: int = 50
+    seed: Seed = 0
+    log_every: Count = 50
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
 
 
@@ -192,12 +233,12 @@ class TrainingConfig:
 class AudioLDM2Config:
     """Keyword arguments of the diffusers and transformers classes AudioLDM-2 is made of."""
 
-    unet: dict[str, Any] = Field(default_factory=dict)
-    vae: dict[str, Any] = Field(default_factory=dict)
-    vocoder: dict[str, Any] = Field(default_factory=dict)
-    scheduler: dict[str, Any] = Field(default_factory=dict)
-    language_model: dict[str, Any] = Field(default_factory=dict)
-    clap: dict[str, Any] = Field(default_factory=dict)
+    unet: Arguments = Field(default_factory=dict)
+    vae: Arguments = Field(default_factory=dict)
+    vocoder: Arguments = Field(default_factory=dict)
+    scheduler: Arguments = Field(default_factory=dict)
+    language_model: Arguments = Field(default_factory=dict)
+    clap: Arguments = Field(default_factory=dict)
 
 
 @dataclass(config=_STRICT, frozen=True)
@@ -210,24 +251,26 @@ class GenerationConfig:
     """
 
     scheduler: str = "DDIMScheduler"
-    steps: int = 100
-    guidance_scale: float = 3.5
-    eta: float = 0.0
+    steps: Annotated[int, Number, Field(ge=1)] = 100  # at most those of the noise schedule: Preset
+    guidance_scale: Annotated[float, Number, Field(ge=0, le=1000)] = 3.5
+    eta: Share = 0.0
     negative_prompt: str = "low quality, average quality"
-    batch: int = 4
-    decode_batch: int = 4
+    batch: Batch = 4
+    decode_batch: Batch = 4
     reuse_keys: bool = True
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
-    overlap_seconds: float = 2.0
-    seed: int = 0
+    overlap_seconds: Seconds = 2.0
+    seed: Seed = 0
 
 
 @dataclass(config=_STRICT, frozen=True)
 class EvaluationConfig:
     """Feature networks of the evaluation (paper section 4.2); the defaults are those of Table 1."""
 
-    networks: list[str] = Field(default_factory=lambda: ["panns", "vggish", "passt", "imagebind", "synchformer"])
+    networks: Annotated[list[str], Field(min_length=1)] = Field(
+        default_factory=lambda: ["panns", "vggish", "passt", "imagebind", "synchformer"]
+    )
 
 
 @dataclass(config=_STRICT, frozen=True)
@@ -246,6 +289,29 @@ class Preset:
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
+    @model_validator(mode="after")
+    def _fits(self) -> Preset:
+        """Compare settings of different sections."""
+        overlap, window = self.generation.overlap_seconds, self.media.seconds
+        if overlap >= window:
+            raise ValueError(
+                f"generation.overlap_seconds is {overlap:g}, and must be below media.seconds ({window:g}), the length "
+                f"of a window"
+            )
+        schedule = self.audioldm2.scheduler
+        length, offset = schedule.get("num_train_timesteps", 1000), schedule.get("steps_offset", 0)
+        if not (type(length) is type(offset) is int and 0 <= offset < length):
+            raise ValueError(
+                f"audioldm2.scheduler.num_train_timesteps is {short(length)} and steps_offset {short(offset)}, and "
+                f"they must be whole numbers, the second from 0 to below the first"
+            )
+        if self.generation.steps > (most := length - offset):
+            raise ValueError(
+                f"generation.steps is {self.generation.steps}, and must be a whole number from 1 to {most}: the noise "
+                f"schedule has no more (audioldm2.scheduler.num_train_timesteps, steps_offset)"
+            )
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -254,50 +320,30 @@ def available_presets() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.yaml"))
 
 
-def _merge(base: dict[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in override.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        path, separator, text = assignment.partition("=")
-        if not separator or not path:
-            raise PresetError(f"'{assignment}' is not of the form section.field=value")
-        value: Any = yaml.safe_load(text)
-        for key in reversed(path.split(".")):
-            value = {key: value}
-        values = _merge(values, value)
-    return values
-
-
 def preset_from_dict(values: Mapping[str, Any], where: str = "preset") -> Preset:
-    """Check a plain dictionary; raises :class:`PresetError` naming each wrong field."""
-    try:
-        return TypeAdapter(Preset).validate_python(dict(values))
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise PresetError(f"{where} is not a valid preset:\n" + "\n".join(lines)) from error
+    """Check a plain dictionary; raises :class:`PresetError` with a sentence for each wrong setting."""
+    return checked(Preset, values, where)
 
 
 def load_preset(name: str, assignments: Iterable[str] = ()) -> Preset:
     """Load a preset by name (``micro``, ``paper``) or by path of a YAML file.
 
     ``assignments`` are ``section.field=value`` strings that win over the file, for example
-    ``training.epochs=3``. Raises :class:`PresetError` for an unknown preset or field.
+    ``training.epochs=3``. Raises :class:`PresetError` for an unknown preset, and with a sentence for each
+    setting that is unknown, of the wrong type or out of range.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else HERE / f"{name}.yaml"
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or with a NUL
+        there = False
+    if not there:
         raise PresetError(
-            f"unknown preset '{name}': there are {', '.join(available_presets())}, or give the path of a .yaml file"
+            f"unknown preset {short(name)}: there are {', '.join(available_presets())}, or give the path of a .yaml "
+            f"file"
         )
-    values = yaml.safe_load(path.read_text()) or {}
-    if not isinstance(values, dict):
-        raise PresetError(f"{path} is not a mapping of sections")
-    return preset_from_dict(_merge({"name": path.stem, **values}, _parse_assignments(assignments)), str(path))
+    values = merge({"name": path.stem}, read_yaml(path))
+    assigned: dict[str, Any] = {}
+    for assignment in assignments:
+        assigned = merge(assigned, assigned_value(Preset, assignment))
+    return preset_from_dict(merge(values, assigned), f"preset {name}" + (" with --set" if assigned else ""))

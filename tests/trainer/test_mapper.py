@@ -158,10 +158,10 @@ def test_diffusion_sampling_is_ddpm(batch):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(KeyError):
-        build_mapper(make_spec(kind="transformer"))
-    with pytest.raises(KeyError):
-        build_mapper(make_spec(fusion="multiply"))
+    with pytest.raises(ValueError, match="gpt2"):
+        make_spec(kind="transformer")
+    with pytest.raises(ValueError, match="concat"):
+        make_spec(fusion="multiply")
 
 
 def test_a_whole_mapper_to_go_on_from(mapper, tmp_path):
