@@ -40,7 +40,7 @@ from generate.attention import reusing_keys
 from generate.mel import MEL_BINS, MEL_FRAMES, GriffinLim
 from generate.schedulers import Steps, build_scheduler, name_seed
 from pipeline.encoders import load_encoder
-from pipeline.encoders.base import Precision, fill_official
+from pipeline.encoders.base import Precision, cast_matrices, fill_official
 from pipeline.encoders.checkpoints import sha256_file, sha256_state
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
 from pipeline.errors import WeightsError
@@ -410,6 +410,7 @@ def load_audioldm2(
             raise WeightsError(f"AudioLDM-2 is missing: {folder} lacks {', '.join(missing)}; get it from {SOURCE}")
         parts, negative = _load(folder, preset)
     fingerprint = _fingerprint(parts, folder)
+    cast_matrices(parts["unet"], preset.generation.precision)
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.to(device).eval().requires_grad_(False)

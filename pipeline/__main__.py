@@ -79,7 +79,7 @@ def extract(
     task_id: Annotated[int | None, typer.Option(help="of an array job; default SLURM_ARRAY_TASK_ID")] = None,
     num_tasks: Annotated[int | None, typer.Option(help="of an array job; default SLURM_ARRAY_TASK_COUNT")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (autocast)")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     compile_models: Annotated[bool, typer.Option("--compile", help="torch.compile the encoders")] = False,
     rebuild: Annotated[bool, typer.Option(help="make shards again that other weights or settings made")] = False,
     retry_failed: Annotated[bool, typer.Option(help="try the quarantined clips again, and only those")] = False,

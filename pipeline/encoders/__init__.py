@@ -14,7 +14,16 @@ from typing import Any
 import torch
 
 from pipeline.encoders.audiomae import AudioMAE
-from pipeline.encoders.base import Encoder, Precision, check_files, fill_official, fill_seeded, fill_shipped, override
+from pipeline.encoders.base import (
+    Encoder,
+    Precision,
+    check_files,
+    check_precision,
+    fill_official,
+    fill_seeded,
+    fill_shipped,
+    override,
+)
 from pipeline.encoders.cavp import CAVP
 from pipeline.encoders.checkpoints import CheckpointFile, sha256_file
 from pipeline.encoders.flan_t5 import FlanT5
@@ -97,11 +106,12 @@ def load_encoder(
     names in the preset's weights folder; where the preset's weights are ``shipped`` they are
     ``<name>.safetensors`` there, where they are ``seeded`` they are drawn. ``config`` overrides single
     fields of the encoder's settings (for example depths).
-    Raises KeyError for an unknown name and :class:`pipeline.errors.WeightsError` for weights that are
-    missing or wrong.
+    Raises KeyError for an unknown name, :class:`pipeline.errors.InputError` for an unknown precision and
+    :class:`pipeline.errors.WeightsError` for weights that are missing or wrong.
     """
     if name not in ENCODERS:
         raise KeyError(f"unknown encoder '{name}': there are {', '.join(ENCODERS)}")
+    check_precision(precision)
     preset = load_preset(preset) if isinstance(preset, str) else preset
     kind = ENCODERS[name]
     settings = override(getattr(preset.encoders, name), config)
@@ -120,7 +130,7 @@ def load_encoder(
         fill_shipped(encoder, shipped)
     else:
         fill_official(encoder, paths)
-    encoder.precision = precision
+    encoder.set_precision(precision)
     encoder = encoder.to(device).eval().requires_grad_(False)
     if compile:
         encoder.compile_submodules()

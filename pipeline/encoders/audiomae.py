@@ -34,11 +34,9 @@ class KaldiFilterBank(nn.Module):
     """Kaldi's log-mel filter bank for a batch on any device.
 
     128 bins, 25-ms symmetric Hann window, 10-ms hop, pre-emphasis 0.97, DC offset removed per frame,
-    power spectrum with FFT 512, 20 Hz to 8 kHz, log floor 1.19e-7; no dither, no energy.
+    power spectrum with FFT 512, 20 Hz to 8 kHz, log floor 1.19e-7; no dither, no energy. Computed in float64, on
+    Apple's MPS, which has none, in float32.
     """
-
-    window: Tensor
-    mel: Tensor
 
     def __init__(self, bins: int):
         super().__init__()
@@ -53,17 +51,27 @@ class KaldiFilterBank(nn.Module):
             mel_scale="kaldi",
             triangularize_in_mel_space=True,
         )
-        self.register_buffer("window", torch.from_numpy(window), persistent=False)
-        self.register_buffer("mel", torch.from_numpy(mel), persistent=False)
+        self._constants = {torch.device("cpu"): (torch.from_numpy(window), torch.from_numpy(mel))}
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """(B, samples) -> (B, 1 + (samples - 400) // 160, bins), float32 of a float64 computation."""
-        frames = waveform.double().unfold(-1, _WINDOW, _HOP)
+        """(B, samples) -> (B, 1 + (samples - 400) // 160, bins), float32."""
+        window, mel = self._constants_on(waveform.device)
+        frames = waveform.to(window.dtype).unfold(-1, _WINDOW, _HOP)
         frames = frames - frames.mean(dim=-1, keepdim=True)
         previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-        frames = (frames - _PREEMPHASIS * previous) * self.window
+        frames = (frames - _PREEMPHASIS * previous) * window
         power = torch.fft.rfft(frames, n=_FFT).abs().square()
-        return torch.log(torch.clamp(power @ self.mel, min=_FLOOR)).float()
+        return torch.log(torch.clamp(power @ mel, min=_FLOOR)).float()
+
+    def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Window and mel filters; not buffers, which a module cannot take to a device that lacks their dtype."""
+        if device not in self._constants:
+            window, mel = self._constants[torch.device("cpu")]
+            try:
+                self._constants[device] = window.to(device), mel.to(device)
+            except TypeError:
+                self._constants[device] = window.float().to(device), mel.float().to(device)
+        return self._constants[device]
 
 
 class AudioMAE(Encoder):
@@ -79,6 +87,7 @@ class AudioMAE(Encoder):
             0.45,
         ),
     )
+    full_precision = ("vit.embeddings",)  # the residual path would follow their dtype
     config: AudioMAEConfig
 
     def __init__(self, config: AudioMAEConfig):

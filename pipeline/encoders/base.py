@@ -5,28 +5,34 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
 from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state, sha256_file, sha256_state
-from pipeline.errors import WeightsError
+from pipeline.errors import InputError, WeightsError
 
 Precision = Literal["float32", "bfloat16", "float16"]
+_CONVOLUTIONS = (
+    torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d,
+    torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d,
+)  # fmt: skip
 
 
 class Encoder(torch.nn.Module, ABC):
     """A frozen foundation model.
 
     ``fingerprint`` identifies the weights (sha256 of the files, or of the seeded state).
-    Subclasses define ``encode``, which returns float32 on the encoder's device.
+    Subclasses define ``encode``, which returns float32 on the encoder's device. ``full_precision`` names the
+    submodules whose weights stay in float32 whatever the precision.
     """
 
     name: ClassVar[str]
     files: ClassVar[tuple[CheckpointFile, ...]]
+    full_precision: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -47,11 +53,44 @@ class Encoder(torch.nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def set_precision(self, precision: Precision) -> None:
+        """Cast the matrices of the weights, once; raises :class:`InputError` for an unknown precision.
+
+        To be called when the weights are in, for their fingerprint is that of the official numbers.
+        """
+        check_precision(precision)
+        self.precision = precision
+        cast_matrices(self, precision, [self.get_submodule(name) for name in self.full_precision])
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for the matrix products; normalisations stay in float32 under autocast."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.precision))
+
+
+def check_precision(precision: str) -> None:
+    if precision not in get_args(Precision):
+        raise InputError(f"unknown precision '{precision}': there are {', '.join(get_args(Precision))}")
+
+
+def cast_matrices(network: torch.nn.Module, precision: Precision, but: Sequence[torch.nn.Module] = ()) -> None:
+    """Keep the weights that autocast casts at every call in that precision, so that it finds nothing to cast.
+
+    Those of linear layers, convolutions and embeddings, which are nearly all; normalisations and single parameters stay
+    in float32, and so do the sums of residual paths. ``but``: submodules to leave as they are.
+    """
+    if precision == "float32":
+        return
+    kept = {id(part) for module in but for part in module.modules()}
+    for part in network.modules():
+        if id(part) in kept:
+            continue
+        if isinstance(part, torch.nn.Embedding):
+            part.to(getattr(torch, precision))
+            part.register_forward_hook(lambda _module, _inputs, rows: rows.float())
+        elif isinstance(part, (torch.nn.Linear, *_CONVOLUTIONS)):
+            part.to(getattr(torch, precision))
 
 
 def check_files(encoder: type[Encoder], paths: Mapping[str, str | Path]) -> dict[str, Path]:

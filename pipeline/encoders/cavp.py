@@ -105,6 +105,7 @@ class CAVP(Encoder):
             1.2,
         ),
     )
+    full_precision = ("video_project_head",)
     config: CAVPConfig
 
     def __init__(self, config: CAVPConfig):

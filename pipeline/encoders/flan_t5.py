@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from pipeline.encoders.base import Encoder
+from pipeline.encoders.base import Encoder, Precision, check_precision
 from pipeline.encoders.checkpoints import CheckpointFile
 from pipeline.errors import WeightsError
 from presets.config import FlanT5Config
@@ -75,6 +75,11 @@ class FlanT5(Encoder):
             )
         )
         self.tokenizer = byte_tokenizer(config.max_tokens)
+
+    def set_precision(self, precision: Precision) -> None:
+        """As of every encoder, but float16 overflows in T5's feed-forward: there all of it stays in float32."""
+        check_precision(precision)
+        super().set_precision("float32" if precision == "float16" else precision)
 
     def load_official(self, paths: Mapping[str, Path]) -> None:
         """Folders of the diffusers repository, read without asking a hub."""

@@ -125,6 +125,7 @@ class TimeChat(Encoder):
             0.3,
         ),
     )
+    full_precision = ("vit.embeddings",)  # the residual path would follow their dtype
     config: TimeChatConfig
     mean: Tensor
     std: Tensor
