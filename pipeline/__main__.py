@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.console import command, out, progress, summary
+from pipeline.console import CacheOption, command, out, progress, summary
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -69,8 +70,8 @@ def _show_manifest(made, path: Path) -> None:  # type: ignore[no-untyped-def]
 @app.command()
 @command
 def extract(
-    manifest: Annotated[Path, typer.Option(help="Parquet manifest, or a folder of videos")],
-    cache: Annotated[str, typer.Option(help="folder of the feature cache, or an fsspec URL")],
+    manifest: Annotated[str, typer.Option(help="Parquet manifest, or a folder of videos")],
+    cache: CacheOption,
     preset: PresetOption = "micro",
     stage: Annotated[str, typer.Option(help="all, or names joined by commas")] = "all",
     shards: Annotated[str, typer.Option(help="all, 7, 0-99 or 0-3,8")] = "all",
@@ -81,14 +82,19 @@ def extract(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     compile_models: Annotated[bool, typer.Option("--compile", help="torch.compile the encoders")] = False,
-    rebuild: Annotated[bool, typer.Option(help="make shards again that other weights or settings made")] = False,
+    rebuild: Annotated[
+        bool, typer.Option(help="make shards again that other weights, settings or another manifest made")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option(help="try the quarantined clips again, and only those")] = False,
+    compare_content: Annotated[
+        bool, typer.Option(help="look for replaced videos by content; default: by size and time")
+    ] = False,
     assignments: SetOption = [],  # noqa: B006
 ) -> None:
     """Cache the features of every clip, shard by shard; run again to go on where it stopped."""
     from pipeline.cache import open_store
     from pipeline.cluster import ExtractJob, array_slice, run_on_ray
-    from pipeline.errors import InputError
+    from pipeline.errors import InputError, WriteError
     from pipeline.extract import parse_shards
     from pipeline.runtime import choose_device, quiet_libraries
     from pipeline.stages import STAGES, check_weights
@@ -103,7 +109,7 @@ def extract(
         raise InputError(f"unknown stage '{unknown[0]}': there are {', '.join(STAGES)}")
     check_weights(settings, names)
     task, tasks = array_slice(task_id, num_tasks)
-    made = read_or_build_manifest(manifest, cache, settings.cache.clips_per_shard)
+    made = read_or_build_manifest(manifest, settings.cache.clips_per_shard)
     chosen = parse_shards(shards, made.shard_count)[task::tasks]
     options = {
         "device": choose_device(device),
@@ -111,6 +117,7 @@ def extract(
         "compile_models": compile_models,
         "rebuild": rebuild,
         "retry_failed": retry_failed,
+        "compare_content": compare_content,
     }
     job = ExtractJob(made, cache, cache_format, settings, tuple(names), options)
     sizes = {index: len(made.shard(index)) for index in chosen}
@@ -119,31 +126,30 @@ def extract(
         bar_task = bar.add_task(f"extract {'+'.join(names)}{where}", total=sum(sizes.values()), note="")
         if executor == "ray":
             report = run_on_ray(job, chosen, lambda index: bar.advance(bar_task, sizes[index]))
-            report.save(open_store(cache, cache_format))
+            report.save_if_any(open_store(cache, cache_format))
         else:
             with job.extractor(lambda clips: bar.advance(bar_task, clips)) as extractor:
                 report = extractor.report
                 try:
                     extractor.run(chosen)
-                finally:
-                    if report.shards_done or report.clips_seen:
-                        report.save(extractor.store)
+                except BaseException:
+                    with suppress(WriteError):  # what ended the run is what matters, not that its report fails too
+                        report.save_if_any(extractor.store)
+                    raise
+                report.save_if_any(extractor.store)
     if settings.note:
         out.print(f"note: {settings.note}")
     summary(f"extract{where}", report.rows(open_store(cache, cache_format)))
 
 
-def read_or_build_manifest(path: Path, cache: str, clips_per_shard: int):  # type: ignore[no-untyped-def]
-    """A Parquet manifest, or that of a folder of videos, kept in the cache so that its shards stay the same."""
+def read_or_build_manifest(path: str, clips_per_shard: int):  # type: ignore[no-untyped-def]
+    """A Parquet manifest (path or URL), or that of a folder of videos. The extraction keeps it in the cache."""
     from pipeline import manifest as manifests
 
-    if path.is_file() or path.suffix == ".parquet":
+    if "://" in path or Path(path).is_file() or path.endswith(".parquet"):
         return manifests.read_manifest(path)
     clips = manifests.clips_from_folder(path)
-    made = manifests.make_manifest(manifests.probe_clips(clips), clips_per_shard)
-    if "://" not in cache:
-        manifests.write_manifest(made, Path(cache) / "manifest.parquet")
-    return made
+    return manifests.make_manifest(manifests.probe_clips(clips), clips_per_shard)
 
 
 @app.command()
@@ -155,6 +161,7 @@ def verify(
     """Read every shard and check it against its checksum; print what is wrong."""
     from pipeline.cache import open_store
     from pipeline.errors import CacheError
+    from pipeline.report import ignored_shards
     from pipeline.report import verify as check
 
     store = open_store(cache, cache_format)
@@ -165,7 +172,7 @@ def verify(
     for problem in problems:
         out.print(f"WRONG  {problem}")
     rows = {stage: f"{count} shards" for stage, count in counts.items()}
-    summary("verify", {**rows, "wrong": len(problems), "cache": cache})
+    summary("verify", {**rows, "wrong": len(problems), **ignored_shards(store, store.stages()), "cache": cache})
     if problems:
         raise CacheError(f"{len(problems)} shards are wrong; make extract makes them again")
 
@@ -174,35 +181,36 @@ def verify(
 @command
 def status(
     cache: Annotated[str, typer.Argument(help="folder of the feature cache, or an fsspec URL")],
-    manifest: Annotated[Path | None, typer.Option(help="Parquet manifest; default: the cache's own")] = None,
+    manifest: Annotated[str | None, typer.Option(help="Parquet manifest; default: the cache's own")] = None,
     cache_format: FormatOption = "hdf5",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Stage by shard: what is done, running, failed and missing; clips, bytes, time left."""
     import json
 
-    from pipeline.cache import open_store
+    from pipeline.cache import cache_manifest, open_store
     from pipeline.errors import InputError
     from pipeline.manifest import read_manifest
+    from pipeline.report import STATES, ignored_shards
     from pipeline.report import status as look
     from pipeline.stages import STAGES
 
-    if manifest is None and "://" not in cache and (Path(cache) / "manifest.parquet").is_file():
-        manifest = Path(cache) / "manifest.parquet"
     store = open_store(cache, cache_format)
-    if manifest is None and not store.stages():
+    made = read_manifest(manifest) if manifest is not None else cache_manifest(store)
+    if made is None and not store.stages():
         raise InputError(f"{cache} holds no shards; give --manifest to see what is missing")
-    values = look(store, read_manifest(manifest) if manifest and manifest.is_file() else None, list(STAGES))
+    values = look(store, made, list(STAGES))
     if as_json:
         print(json.dumps(values, indent=1))
         return
     rows: dict[str, object] = {}
     for stage, row in values["stages"].items():
-        states = ", ".join(f"{row[name]} {name}" for name in ("done", "running", "failed", "missing") if row.get(name))
+        states = ", ".join(f"{row[name]} {name}" for name in STATES if row.get(name))
         clips = f"{row['clips']} clips, {row['quarantined']} quarantined"
         rows[stage] = f"{states or 'nothing'}; {clips}, {row['bytes'] / 1e6:.1f} MB"
     eta = values["eta_seconds"]
     rows["left"] = f"{values['clips_left']} clips" + (f", about {eta:.0f} s at the latest rate" if eta else "")
+    rows |= ignored_shards(store, list(STAGES))
     rows["cache"] = cache
     summary("status", rows)
 
@@ -265,8 +273,10 @@ def join_stages(
     from collections import Counter
 
     from pipeline.cache import join, open_store
+    from pipeline.report import ignored_shards
 
-    joined = join(open_store(cache, cache_format), stages.split(","))
+    store = open_store(cache, cache_format)
+    joined = join(store, stages.split(","))
     splits = Counter(joined.splits)
     summary(
         "join",
@@ -274,6 +284,7 @@ def join_stages(
             "clips": len(joined),
             "splits": ", ".join(f"{name} {count}" for name, count in sorted(splits.items())),
             "left out": joined.left_out_reasons(),
+            **ignored_shards(store, stages.split(",")),
             **{stage: f"{array.dtype} {array.shape}" for stage, array in joined.arrays.items()},
         },
     )

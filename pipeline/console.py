@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -37,6 +37,10 @@ console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 LINE_SECONDS = 10.0  # between two lines of progress in a log
+
+# The option that all commands with a cache have, so that they take the same places. A string: a Path makes
+# ``s3:/bucket`` of ``s3://bucket``.
+CacheOption = Annotated[str, typer.Option(help="feature cache: a folder, or an fsspec URL such as s3://bucket/cache")]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

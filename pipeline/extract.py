@@ -8,23 +8,25 @@ runs ahead in worker processes, over the borders of shards, so that the encoders
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.cache.claims import Claims
-from pipeline.cache.store import Quarantined, ShardContent, Store, differing_identity
+from pipeline.cache.selection import clips_digest, keep_manifest
+from pipeline.cache.store import SHARED_IDENTITY, Quarantined, ShardContent, Store, differing_identity
 from pipeline.decoding import DecodePool, Job, prefetch
 from pipeline.encoders.base import Encoder, Precision
 from pipeline.errors import CacheError, ClipError, DeviceMemoryError, FailureRateError, InputError
 from pipeline.manifest import Clip, Manifest
 from pipeline.media import DecodedClip
 from pipeline.report import Report
-from pipeline.stages import STAGES, Stage, check_weights, clips_digest, fingerprint, labels_digest
+from pipeline.shard_work import ShardWork, StageWork, stage_work
+from pipeline.sources import SourceFile
+from pipeline.stages import STAGES, Stage, check_weights, fingerprint, labels_digest
 from presets import Preset
 
 # Faults of the sound alone: the clip still has its frames, and no wrong path causes them.
@@ -51,35 +53,13 @@ def parse_shards(text: str, count: int) -> list[int]:
     return sorted(set(chosen))
 
 
-@dataclass
-class _StageWork:
-    """What one stage still lacks of one shard. ``kept`` is what an earlier run has."""
-
-    stage: Stage
-    todo: frozenset[str]
-    kept: ShardContent | None = None
-    features: dict[str, np.ndarray] = field(default_factory=dict)
-    failed: dict[str, Quarantined] = field(default_factory=dict)
-
-
-@dataclass
-class _ShardWork:
-    shard: int
-    clips: tuple[Clip, ...]  # of the whole shard
-    stages: list[_StageWork]
-    pending: int = 0
-    unusable: int = 0
-    retry: bool = False
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def todo(self) -> list[Clip]:
-        wanted = frozenset().union(*(work.todo for work in self.stages))
-        return [clip for clip in self.clips if clip.clip_id in wanted]
-
-
 class Extractor:
-    """Stages over the shards of one manifest. Encoders load once, when first needed."""
+    """Stages over the shards of one manifest. Encoders load once, when first needed.
+
+    ``rebuild``: make shards again that other weights, settings or another manifest made. ``compare_content``: look
+    for replaced files by their content, not by size and time alone. ``owner``: the job in whose name shards are
+    claimed (:class:`Claims`).
+    """
 
     def __init__(
         self,
@@ -93,6 +73,7 @@ class Extractor:
         compile_models: bool = False,
         rebuild: bool = False,
         retry_failed: bool = False,
+        compare_content: bool = False,
         owner: str = "",
         on_clip: Callable[[int], None] = lambda clips: None,
     ):
@@ -102,11 +83,12 @@ class Extractor:
         self.manifest, self.store, self.preset = manifest, store, preset
         self.stages = [STAGES[name] for name in stages]
         self.device, self.precision, self.rebuild, self.retry_failed = device, precision, rebuild, retry_failed
-        self.on_clip, self.compile_models = on_clip, compile_models
+        self.on_clip, self.compile_models, self.compare_content = on_clip, compile_models, compare_content
         self.report = Report(stages=list(stages), preset=preset.name)
         self.claims = Claims(store.files, owner)
         self._encoders: dict[str, Encoder] = {}
         self._damaged: set[tuple[str, int]] = set()
+        self._prepared = False
         self._pool = DecodePool(preset.media, preset.cache.decode_workers, preset.cache.decode_timeout_seconds)
 
     def __enter__(self) -> Extractor:
@@ -124,10 +106,11 @@ class Extractor:
         weights = self.encoder(stage).fingerprint
         return fingerprint(stage, self.preset, weights, rows_digest, self.manifest.digest, self.precision)
 
-    def find(self, stage: Stage, shard: int, rows_digest: str) -> ShardContent | None:
+    def find(self, stage: Stage, shard: int, clips: Sequence[Clip] | None = None) -> ShardContent | None:
         """The shard if it is there, whole and made by the same things, else None.
 
-        Raises :class:`CacheError` for one that was made by something else, unless rebuilding.
+        ``clips`` are those that it must hold, unless rebuilding. Raises :class:`CacheError` for one that was made
+        by something else, unless rebuilding.
         """
         if not self.store.exists(stage.name, shard):
             return None
@@ -137,18 +120,25 @@ class Extractor:
             self._damaged.add((stage.name, shard))
             self.report.shards_repaired = len(self._damaged)
             return None
-        different = differing_identity(found.fingerprint, self.fingerprint(stage, rows_digest))
+        where = self.store.describe(stage.name, shard)
+        different = differing_identity(found.fingerprint, self.fingerprint(stage, ""), SHARED_IDENTITY)
         if different and not self.rebuild:
             details = "; ".join(f"{name}: {_short(found.fingerprint.get(name))} there" for name in different)
             raise CacheError(
-                f"{self.store.describe(stage.name, shard)} was made by another {', '.join(different)} ({details}). "
+                f"{where} was made by another {', '.join(different)} ({details}). "
                 f"Use another CACHE folder, or --rebuild to make it again."
+            )
+        if clips is not None and not self.rebuild and found.fingerprint.get("clips") != clips_digest(clips):
+            raise CacheError(
+                f"{where} was made for other clips than the manifest has in shard {shard}. Use another CACHE folder, "
+                f"or --rebuild to make it again: the features of clips that stay are kept."
             )
         return None if different else found
 
     def run(self, shards: Sequence[int]) -> Report:
         """Make what is missing of the shards. Raises typed errors; never leaves a partial file."""
         started = time.monotonic()
+        self._prepare_cache()
         self.claims.open()
         try:
             for stage in self.stages:
@@ -161,13 +151,21 @@ class Extractor:
             self.report.seconds["total"] += time.monotonic() - started
         return self.report
 
+    def _prepare_cache(self) -> None:
+        """Keep the manifest, which decides what counts, and remove what killed workers left. Once an extractor."""
+        if not self._prepared:
+            keep_manifest(self.store, self.manifest, self.rebuild)
+            self.store.remove_leftovers()
+            self._prepared = True
+
     # --- labels -------------------------------------------------------------------------------
 
     def _run_labels(self, stage: Stage) -> None:
         """One embedding a distinct label, all in shard 0."""
         labels = sorted({clip.label for clip in self.manifest.clips})
         digest = labels_digest(labels)
-        if self.find(stage, 0, digest) is not None:
+        found = self.find(stage, 0)
+        if found is not None and found.fingerprint.get("clips") == digest:
             self.report.shards_skipped += 1
             return
         arrays = stage.encode_labels(self.encoder(stage), labels)
@@ -179,43 +177,45 @@ class Extractor:
 
     # --- clips --------------------------------------------------------------------------------
 
-    def _plan(self, shard: int) -> _ShardWork | None:
+    def _plan(self, shard: int) -> ShardWork | None:
         """What the shard lacks, claimed for this worker; None if nothing, or if another worker has it."""
         clips = self.manifest.shard(shard)
-        digest = clips_digest(clips)
-        every = frozenset(clip.clip_id for clip in clips)
-        works = []
+        sources = {clip.clip_id: SourceFile(clip.path) for clip in clips}
+
+        def lacking(stage: Stage) -> StageWork | None:
+            found = self.find(stage, shard, clips)
+            return stage_work(
+                stage, clips, sources, found, retry_failed=self.retry_failed, compare_content=self.compare_content
+            )
+
+        taken = []
         for stage in self.stages:
             if stage.reads == "label":
                 continue
-            found = self.find(stage, shard, digest)
-            if found is None:
-                works.append(_StageWork(stage, every))
-            elif self.retry_failed and found.left_out:
-                works.append(_StageWork(stage, frozenset(r.clip_id for r in found.left_out), found))
-            else:
-                self.report.shards_skipped += 1
-        taken = []
-        for work in works:
-            if self.claims.take(work.stage.name, shard):
-                # Another worker may have finished it between the look and the claim.
-                if work.kept is None and self.find(work.stage, shard, digest) is not None:
-                    self.claims.release(work.stage.name, shard)
-                    self.report.shards_skipped += 1
-                    continue
-                taken.append(work)
-            else:
+            work = lacking(stage)
+            if work is not None and not self.claims.take(stage.name, shard):
                 self.report.shards_claimed += 1
+                continue
+            # Another worker may have finished it between the look and the claim.
+            if work is None or (work := lacking(stage)) is None:
+                self.claims.release(stage.name, shard)
+                self.report.shards_skipped += 1
+                continue
+            taken.append(work)
+            self.report.clips_changed |= Counter(work.changed)
         if not taken:
             self.on_clip(len(clips))
             return None
-        plan = _ShardWork(shard, clips, taken, retry=all(work.kept is not None for work in taken))
+        plan = ShardWork(shard, clips, taken, sources)
         plan.pending = len(plan.todo)
         self.on_clip(len(clips) - plan.pending)
+        if not plan.pending:  # the labels or splits are others, the features are there
+            self._finish(plan)
+            return None
         return plan
 
     def _run_clips(self, shards: Sequence[int]) -> None:
-        planned: deque[tuple[_ShardWork, Clip]] = deque()
+        planned: deque[tuple[ShardWork, Clip]] = deque()
 
         def jobs() -> Iterator[Job]:
             for shard in shards:
@@ -225,6 +225,7 @@ class Extractor:
                 audio = any(part.stage.reads == "waveform" for part in work.stages)
                 for clip in work.todo:
                     planned.append((work, clip))
+                    _ = work.sources[clip.clip_id].state  # as it is before it is decoded
                     yield Job(clip.path, audio=audio)
 
         batch: list[tuple[Clip, DecodedClip | ClipError]] = []
@@ -247,7 +248,7 @@ class Extractor:
             self.claims.release_all()
             results.close()
 
-    def _encode(self, work: _ShardWork, batch: Sequence[tuple[Clip, DecodedClip | ClipError]]) -> None:
+    def _encode(self, work: ShardWork, batch: Sequence[tuple[Clip, DecodedClip | ClipError]]) -> None:
         for part in work.stages:
             usable: list[tuple[Clip, DecodedClip]] = []
             for clip, decoded in batch:
@@ -267,7 +268,7 @@ class Extractor:
         work.unusable += sum(_is_unusable(decoded, stages) for _, decoded in batch)
         self.on_clip(len(batch))
 
-    def _encode_stage(self, part: _StageWork, usable: Sequence[tuple[Clip, DecodedClip]]) -> None:
+    def _encode_stage(self, part: StageWork, usable: Sequence[tuple[Clip, DecodedClip]]) -> None:
         started = time.monotonic()
         try:
             encoded = part.stage.encode(self.encoder(part.stage), [decoded for _, decoded in usable])
@@ -285,39 +286,23 @@ class Extractor:
                 part.failed[clip.clip_id] = Quarantined(clip.clip_id, part.stage.name, "non_finite", message, clip.path)
         self.report.seconds["encode"] += time.monotonic() - started
 
-    def _finish(self, work: _ShardWork) -> None:
+    def _finish(self, work: ShardWork) -> None:
         self._check_failures(work)
         started = time.monotonic()
-        digest = clips_digest(work.clips)
         for part in work.stages:
-            self.store.write(part.stage.name, work.shard, self._content(work, part, digest))
+            made_by = self.fingerprint(part.stage, clips_digest(work.clips))
+            self.store.write(part.stage.name, work.shard, work.content(part, made_by, self.preset.cache.dtype))
             self.claims.release(part.stage.name, work.shard)
             self.report.shards_done += 1
-            self.report.clips_done[part.stage.name] += len(part.features)
-            for record in part.failed.values():
-                self.report.clips_failed[f"{part.stage.name}: {record.kind}"] += 1
+            self.report.clips_done[part.stage.name] += len(part.todo & set(part.features))
+            for clip_id in part.todo & set(part.failed):
+                self.report.clips_failed[f"{part.stage.name}: {part.failed[clip_id].kind}"] += 1
         self.report.seconds["write"] += time.monotonic() - started
 
-    def _content(self, work: _ShardWork, part: _StageWork, digest: str) -> ShardContent:
-        """The shard's rows in the manifest's order, those of an earlier run among them."""
-        features = dict(part.features)
-        if part.kept is not None:
-            features |= dict(zip(part.kept.clip_ids, part.kept.features, strict=True))
-        rows = [clip for clip in work.clips if clip.clip_id in features]
-        empty = np.zeros((0, 0, 0), self.preset.cache.dtype)
-        return ShardContent(
-            tuple(clip.clip_id for clip in rows),
-            tuple(clip.label for clip in rows),
-            tuple(clip.split for clip in rows),
-            self.fingerprint(part.stage, digest),
-            {"features": np.stack([features[clip.clip_id] for clip in rows]) if rows else empty},
-            tuple(part.failed[clip.clip_id] for clip in work.clips if clip.clip_id in part.failed),
-        )
-
-    def _check_failures(self, work: _ShardWork) -> None:
+    def _check_failures(self, work: ShardWork) -> None:
         self.report.clips_seen += len(work.todo)
         self.report.clips_unusable += work.unusable
-        if work.retry:  # all of them failed before
+        if not work.counts_for_failure_rate:
             return
         limit = self.preset.cache.max_failure_rate
         seen, bad = self.report.clips_seen, self.report.clips_unusable

@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ClipError, InputError
 from pipeline.media import VIDEO_SUFFIXES, probe
-from pipeline.writing import replacing
+from pipeline.writing import write_bytes
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {
@@ -112,29 +113,46 @@ def make_manifest(clips: Iterable[Clip], clips_per_shard: int) -> Manifest:
     return Manifest(tuple(ordered), clips_per_shard)
 
 
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of a Parquet manifest."""
+    table = pa.Table.from_pylist([asdict(clip) for clip in manifest.clips], schema=SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({"clips_per_shard": str(manifest.clips_per_shard)}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def decode_manifest(data: bytes, name: str) -> Manifest:
+    """Raises :class:`InputError` for what is not a manifest of ours; ``name`` is for its message."""
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{name} is not a Parquet manifest ({error})") from error
+    metadata = table.schema.metadata or {}
+    missing = [column for column in SCHEMA.names if column not in table.schema.names]
+    if missing or b"clips_per_shard" not in metadata:
+        raise InputError(f"{name} is not a manifest of this project: missing {', '.join(missing) or 'clips_per_shard'}")
+    clips = [Clip(**row) for row in table.select(SCHEMA.names).to_pylist()]
+    return make_manifest(clips, int(metadata[b"clips_per_shard"]))
+
+
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """Write Parquet whole; raises :class:`WriteError` where the file cannot be written."""
-    table = pa.Table.from_pylist([asdict(clip) for clip in manifest.clips], schema=SCHEMA)
-    table = table.replace_schema_metadata({"clips_per_shard": str(manifest.clips_per_shard)})
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+    write_bytes(path, encode_manifest(manifest))
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Read Parquet; raises :class:`InputError` if it is missing or is not a manifest of ours."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"manifest {path} does not exist (make one: python -m pipeline manifest --help)")
+    """Read Parquet from a path or an fsspec URL; raises :class:`InputError` if it is missing or is no manifest."""
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a Parquet manifest ({error})") from error
-    metadata = table.schema.metadata or {}
-    missing = [name for name in SCHEMA.names if name not in table.schema.names]
-    if missing or b"clips_per_shard" not in metadata:
-        raise InputError(f"{path} is not a manifest of this project: missing {', '.join(missing) or 'clips_per_shard'}")
-    clips = [Clip(**row) for row in table.select(SCHEMA.names).to_pylist()]
-    return make_manifest(clips, int(metadata[b"clips_per_shard"]))
+        if "://" in str(path):
+            with fsspec.open(str(path), "rb") as file:
+                data = file.read()
+        else:
+            data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"manifest {path} does not exist (make one: python -m pipeline manifest --help)") from None
+    except OSError as error:
+        raise InputError(f"manifest {path} cannot be read ({error})") from error
+    return decode_manifest(data, str(path))
 
 
 # --- file names -------------------------------------------------------------------------------

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.cache.claims import Claims
-from pipeline.cache.store import Store
+from pipeline.cache.selection import LABEL_STAGE, Selection, clips_digest
+from pipeline.cache.store import ShardHeader, Store
 from pipeline.errors import CacheError
 from pipeline.manifest import Manifest
+
+STATES = ("done", "running", "failed", "missing", "stale", "ignored")
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Report:
     clips_unusable: int = 0
     clips_done: Counter[str] = field(default_factory=Counter)  # by stage
     clips_failed: Counter[str] = field(default_factory=Counter)  # by "stage: kind"
+    clips_changed: Counter[str] = field(default_factory=Counter)  # by id: its file is another than the one read
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def merge(self, other: Report) -> None:
@@ -52,40 +57,65 @@ class Report:
         store.files.write(name, json.dumps(self.to_dict(), indent=1).encode())
         return name
 
+    def save_if_any(self, store: Store) -> None:
+        """Save the report of a run that did anything."""
+        if self.shards_done or self.clips_seen:
+            self.save(store)
+
     def rows(self, store: Store) -> dict[str, object]:
         failed = ", ".join(f"{n} {reason}" for reason, n in sorted(self.clips_failed.items()))
         claimed = f", {self.shards_claimed} left to other workers" if self.shards_claimed else ""
         repaired = f", {self.shards_repaired} repaired" if self.shards_repaired else ""
+        changed = sorted(self.clips_changed)
+        some = ", ".join(changed[:5]) + (", ..." if changed[5:] else "")
+        again = {"made again": f"{len(changed)} clips, as their files are others: {some}"} if changed else {}
         return {
             "shards": f"{self.shards_done} made, {self.shards_skipped} already there{repaired}{claimed}",
             "clips": ", ".join(f"{stage} {count}" for stage, count in sorted(self.clips_done.items())) or "none new",
             "failed": failed or "none",
+            **again,
+            **ignored_shards(store, self.stages),
             "seconds": ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items()),
             "cache": store.files.root,
         }
 
 
 def verify(store: Store) -> list[str]:
-    """Read every shard of every stage; returns one line for each that is wrong."""
+    """Read every shard of every stage that counts; returns a line for each that is wrong.
+
+    Wrong is a damaged shard, one made by other weights or for other clips than the rest, and a clip that stands
+    twice.
+    """
     problems = []
     for stage in store.stages():
-        for shard in store.shards(stage):
+        selection = Selection(store, [stage])
+        for shard in selection.shards:
             try:
-                store.read(stage, shard)
+                content = store.read(stage, shard)
+                if stage != LABEL_STAGE:
+                    selection.rows(shard, {stage: content.header})
             except CacheError as error:
                 problems.append(str(error))
     return problems
 
 
+def ignored_shards(store: Store, stages: Sequence[str]) -> dict[str, str]:
+    """A row of a summary that names shards of an older, longer manifest; empty if there are none."""
+    names = Selection(store, [stage for stage in stages if store.shards(stage)]).ignored
+    some = ", ".join(names[:3]) + (", ..." if names[3:] else "")
+    return {"ignored": f"{len(names)} shards of an older manifest, which may be deleted: {some}"} if names else {}
+
+
 def status(store: Store, manifest: Manifest | None, stages: list[str]) -> dict[str, Any]:
-    """Stage by shard: done, running (a living claim), failed (damaged, or a dead worker's claim), missing.
+    """Stage by shard: done, running (a living claim), failed (damaged, or a dead worker's claim), missing, stale
+    (made for other clips than the manifest has there) or ignored (of an older, longer manifest).
 
     Without a manifest only what is there is known. Headers are read, not the arrays: ``verify`` does that.
     """
     claims = Claims(store.files)
     table: dict[str, Any] = {}
     for stage in stages:
-        count = 1 if stage == "flan_t5" else manifest.shard_count if manifest else 0
+        count = 1 if stage == LABEL_STAGE else manifest.shard_count if manifest else 0
         expected = set(range(count))
         states: Counter[str] = Counter()
         shards: dict[int, str] = {}
@@ -95,10 +125,11 @@ def status(store: Store, manifest: Manifest | None, stages: list[str]) -> dict[s
             if store.exists(stage, shard):
                 try:
                     header = store.header(stage, shard)
-                    state = "done"
-                    clips += len(header.clip_ids)
-                    failed += len(header.left_out)
-                    size += store.files.size(store.name(stage, shard))
+                    state = _state_of(header, shard, manifest, stage)
+                    if state == "done":
+                        clips += len(header.clip_ids)
+                        failed += len(header.left_out)
+                        size += store.files.size(store.name(stage, shard))
                 except CacheError:
                     state = "failed"
             elif (claim := claims.find(stage, shard)) is not None:
@@ -107,13 +138,21 @@ def status(store: Store, manifest: Manifest | None, stages: list[str]) -> dict[s
             shards[shard] = state
         table[stage] = {"shards": shards, **states, "clips": clips, "quarantined": failed, "bytes": size}
     left = [
-        sum(len(manifest.shard(k)) for k, state in row["shards"].items() if state != "done")
+        sum(len(manifest.shard(k)) for k, state in row["shards"].items() if state not in ("done", "ignored"))
         for stage, row in table.items()
-        if manifest and stage != "flan_t5"
+        if manifest and stage != LABEL_STAGE
     ]
     rate = _latest_rate(store)
     most = max(left, default=0)
     return {"stages": table, "clips_left": most, "eta_seconds": most / rate if rate and most else None}
+
+
+def _state_of(header: ShardHeader, shard: int, manifest: Manifest | None, stage: str) -> str:
+    if manifest is None or stage == LABEL_STAGE:
+        return "done"
+    if shard >= manifest.shard_count:
+        return "ignored"
+    return "done" if header.fingerprint.get("clips") == clips_digest(manifest.shard(shard)) else "stale"
 
 
 def _latest_rate(store: Store) -> float | None:

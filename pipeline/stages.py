@@ -16,7 +16,6 @@ import torch
 from pipeline.encoders import ENCODERS, check_files, load_encoder, official_paths
 from pipeline.encoders.base import Encoder, Precision
 from pipeline.errors import WeightsError
-from pipeline.manifest import Clip
 from pipeline.media import DecodedClip
 from presets import Preset
 
@@ -88,12 +87,6 @@ def check_weights(preset: Preset, names: Sequence[str]) -> None:
             f"preset '{preset.name}' needs official weights in '{preset.weights.folder}' "
             f"(set another folder with --set weights.folder=DIR):\n" + "\n".join(problems)
         )
-
-
-def clips_digest(clips: Sequence[Clip]) -> str:
-    """sha256 over ids, labels and splits of a shard's clips, in order."""
-    rows = [[clip.clip_id, clip.label, clip.split] for clip in clips]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def labels_digest(labels: Sequence[str]) -> str:

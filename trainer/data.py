@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.cache import Joined, Store, join
-from pipeline.cache.store import SHARED_IDENTITY, differing_identity
+from pipeline.cache import Joined, Selection, Store, join
+from pipeline.cache.selection import reasons
 from pipeline.errors import CacheError
 
 TARGET = "audiomae"
@@ -105,38 +105,34 @@ class StreamData:
 
     def __init__(self, store: Store, stages: Sequence[str], device: str | torch.device, buffer: int = 8192):
         self.store, self.stages, self.device, self.buffer = store, list(stages), device, buffer
-        shards = [set(store.shards(stage)) for stage in stages]
-        self.shards = sorted(set.intersection(*shards))
-        if not self.shards:
-            raise CacheError(f"{store.files.root} has no shard that is complete in all of {', '.join(stages)}")
-        first = join(store, self.stages, self.shards[:1])
-        self.provenance: Mapping[str, Mapping[str, Any]] = first.provenance
-        self.shapes: Mapping[str, tuple[int, int]] = first.shapes
+        self.selection = Selection(store, self.stages)
+        self.shards: list[int] = []  # with at least one usable clip
         self._counts: Counter[str] = Counter()
-        left_out: Counter[str] = Counter()
-        for shard in self.shards:  # headers only
-            headers = [store.header(stage, shard) for stage in self.stages]
-            for stage, header in zip(self.stages, headers, strict=True):
-                if different := differing_identity(self.provenance[stage], header.fingerprint, SHARED_IDENTITY):
-                    raise CacheError(
-                        f"{store.describe(stage, shard)} was made by another {', '.join(different)} than "
-                        f"{store.describe(stage, self.shards[0])}: a cache must not mix the two"
-                    )
-            common = set.intersection(*(set(header.clip_ids) for header in headers))
-            splits = dict(zip(headers[0].clip_ids, headers[0].splits, strict=True))
-            self._counts.update(splits[clip_id] for clip_id in common)
-            faults = {r.clip_id: f"{r.kind} ({r.stage})" for header in headers for r in header.left_out}
-            left_out.update(faults.values())
-        self.left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items())) or "none"
+        left_out = self.selection.not_extracted()
+        for shard in self.selection.shards:  # headers only
+            headers = {stage: store.header(stage, shard) for stage in self.selection.stages_of(shard)}
+            rows = self.selection.rows(shard, headers)
+            self._counts.update(rows.splits)
+            left_out |= rows.left_out
+            if rows.clip_ids:
+                self.shards.append(shard)
+        if not self.shards:
+            raise CacheError(f"no clip in {store.files.root} has all of {', '.join(stages)}: {reasons(left_out)}")
+        self.provenance: Mapping[str, Mapping[str, Any]] = self.selection.provenance
+        self.shapes: Mapping[str, tuple[int, int]] = self._join(self.shards[0]).shapes
+        self.left_out = reasons(left_out)
         self.how = f"streamed, {len(self.shards)} shards through a buffer of {buffer} clips"
 
     def count(self, split: str) -> int:
         return self._counts[split]
 
+    def _join(self, shard: int) -> Joined:
+        return join(self.store, self.stages, [shard], selection=self.selection)
+
     def _rows(self, split: str, random: np.random.Generator | None) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         order = list(self.shards) if random is None else [self.shards[i] for i in random.permutation(len(self.shards))]
         for shard in order:
-            part = join(self.store, self.stages, [shard], empty_ok=True)
+            part = self._join(shard)
             for row, clip_id in enumerate(part.clip_ids):
                 if part.splits[row] == split:
                     yield clip_id, {name: array[row] for name, array in part.arrays.items()}
@@ -202,7 +198,4 @@ def load_data(store: Store, stages: Sequence[str], device: torch.device, how: st
     fits = cache_bytes(store, stages) < _SHARE * free_bytes(device)
     if how == "memory" or (how == "auto" and fits):
         return TensorData(join(store, stages), device)
-    for stage in stages:
-        if not store.shards(stage):
-            join(store, stages)  # raises the error that says what to do
     return StreamData(store, stages, device)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline.cache.store import SHARED_IDENTITY, Store, differing_identity
+from pipeline.cache.selection import Selection, reasons
+from pipeline.cache.store import Store
 from pipeline.errors import CacheError
 
 
@@ -18,7 +18,7 @@ class Joined:
     """Rows that every stage has, in the order of the ids.
 
     ``arrays``: stage -> (clips, steps, width). ``left_out``: clip id -> "kind (stage)". ``provenance``:
-    stage -> fingerprint of its first shard.
+    stage -> fingerprint of its first shard. ``ignored``: shards of an older manifest.
     """
 
     clip_ids: tuple[str, ...]
@@ -27,6 +27,7 @@ class Joined:
     arrays: Mapping[str, np.ndarray]
     left_out: Mapping[str, str]
     provenance: Mapping[str, Mapping[str, Any]]
+    ignored: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -37,74 +38,51 @@ class Joined:
         return {name: (array.shape[1], array.shape[2]) for name, array in self.arrays.items()}
 
     def left_out_reasons(self) -> str:
-        counts = Counter(self.left_out.values())
-        return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none"
+        return reasons(self.left_out)
 
 
-@dataclass(frozen=True)
-class _Stage:
-    rows: dict[str, tuple[str, str]]
-    features: np.ndarray
-    faults: dict[str, str]
-    provenance: Mapping[str, Any]
+def join(
+    store: Store,
+    stages: Sequence[str],
+    shards: Sequence[int] | None = None,
+    *,
+    empty_ok: bool = False,
+    selection: Selection | None = None,
+) -> Joined:
+    """Join stages by clip id: all shards that count (:class:`Selection`), or some of them.
 
-
-def _read_stage(store: Store, stage: str, wanted: Sequence[int] | None, empty_ok: bool) -> _Stage:
-    shards = store.shards(stage) if wanted is None else list(wanted)
-    if not shards:
-        raise CacheError(
-            f"{store.files.root} has no complete shard of stage '{stage}': run make extract STAGE={stage} first"
-        )
-    rows: dict[str, tuple[str, str]] = {}
-    features: list[np.ndarray] = []
-    faults: dict[str, str] = {}
-    first: Mapping[str, Any] | None = None
-    for shard in shards:
-        content = store.read(stage, shard)
-        if first is None:
-            first = content.fingerprint
-        elif different := differing_identity(first, content.fingerprint, SHARED_IDENTITY):
-            raise CacheError(
-                f"{store.describe(stage, shard)} was made by another {', '.join(different)} than "
-                f"{store.describe(stage, shards[0])}: a cache must not mix the two (make extract with --rebuild)"
-            )
-        faults |= {record.clip_id: record.kind for record in content.left_out}
-        if content.clip_ids:
-            rows.update(zip(content.clip_ids, zip(content.labels, content.splits, strict=True), strict=True))
-            features.append(content.features)
-    if not features and empty_ok:
-        features = [np.zeros((0, 0, 0), np.float32)]
-    if not features:
-        raise CacheError(f"stage '{stage}' in {store.files.root} holds no clip: all of them were quarantined")
-    assert first is not None
-    return _Stage(rows, np.concatenate(features), faults, first)
-
-
-def join(store: Store, stages: Sequence[str], shards: Sequence[int] | None = None, *, empty_ok: bool = False) -> Joined:
-    """Join stages by clip id, all shards or some.
-
-    Raises :class:`CacheError` for a missing stage, a mixed cache and, unless ``empty_ok``, an empty one.
+    Raises :class:`CacheError` for a missing stage, a cache of mixed origin, clips that stand twice and, unless
+    ``empty_ok``, no clip at all.
     """
-    read = {stage: _read_stage(store, stage, shards, empty_ok) for stage in stages}
-    common = set.intersection(*(set(part.rows) for part in read.values()))
-    every = set.union(*(set(part.rows) | set(part.faults) for part in read.values()))
-    left_out = {}
-    for clip_id in sorted(every - common):
-        absent = next(stage for stage in stages if clip_id not in read[stage].rows)
-        left_out[clip_id] = f"{read[absent].faults.get(clip_id, 'not extracted')} ({absent})"
-    if not common and not empty_ok:
-        raise CacheError(f"no clip in {store.files.root} has all of {', '.join(stages)}")
-    ids = sorted(common)
-    arrays = {}
-    for stage, part in read.items():
-        place = {clip_id: row for row, clip_id in enumerate(part.rows)}
-        arrays[stage] = part.features[[place[clip_id] for clip_id in ids]]
-    attributes = [read[stages[0]].rows[clip_id] for clip_id in ids]
+    selection = selection or Selection(store, stages)
+    rows: list[tuple[str, str, str]] = []
+    parts: dict[str, list[np.ndarray]] = {stage: [] for stage in stages}
+    left_out = {} if shards is not None else selection.not_extracted()
+    for shard in selection.shards if shards is None else shards:
+        contents = {stage: store.read(stage, shard) for stage in selection.stages_of(shard)}
+        chosen = selection.rows(shard, {stage: content.header for stage, content in contents.items()})
+        left_out |= chosen.left_out
+        if chosen.clip_ids:
+            rows += zip(chosen.clip_ids, chosen.labels, chosen.splits, strict=True)
+            for stage, content in contents.items():
+                place = chosen.places[stage]
+                whole = np.array_equal(place, np.arange(len(content.features)))
+                parts[stage].append(content.features if whole else content.features[place])
+    if not rows and not empty_ok:
+        raise CacheError(f"no clip in {store.files.root} has all of {', '.join(stages)}: {reasons(left_out)}")
+    order = sorted(range(len(rows)), key=lambda row: rows[row][0])
+    arrays = {
+        stage: np.concatenate(found) if found else np.zeros((0, 0, 0), np.float32) for stage, found in parts.items()
+    }
+    if order != list(range(len(rows))):
+        arrays = {stage: array[order] for stage, array in arrays.items()}
+    columns = list(zip(*(rows[row] for row in order), strict=True)) or [(), (), ()]
     return Joined(
-        tuple(ids),
-        tuple(label for label, _ in attributes),
-        tuple(split for _, split in attributes),
+        columns[0],
+        columns[1],
+        columns[2],
         arrays,
-        left_out,
-        {stage: part.provenance for stage, part in read.items()},
+        dict(sorted(left_out.items())),
+        {stage: selection.provenance[stage] for stage in stages if stage in selection.provenance},
+        selection.ignored,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,12 @@ import pyarrow.parquet as pq
 
 from pipeline.cache.files import LocalFiles, open_files
 from pipeline.errors import CacheError
+from pipeline.writing import remove_leftovers
 
 _SHARD = re.compile(r"^shard-(\d{5,})$")
+
+# 2: the header has a checksum of its own, and says what the clips' files were like. Shards of 1 are read as ever.
+HEADER_VERSION = 2
 
 # What of a fingerprint must agree for two shards to be the same; the rest says who made it and when.
 IDENTITY = ("version", "stage", "config", "weights", "media", "dtype", "clips")
@@ -42,9 +46,18 @@ class Quarantined:
     path: str
 
 
+def rows_digest(rows: Iterable[Sequence[str]]) -> str:
+    """sha256 over (id, label, split) of a shard's clips, in order: the identity field ``clips``."""
+    return hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class ShardHeader:
-    """Ids, labels and splits of the rows, what made them, what was left out, sha256 of the content."""
+    """Ids, labels and splits of the rows, what made them, what was left out, sha256 of the content.
+
+    ``files``: clip id -> what the clip's file was like when it was read (:mod:`pipeline.sources`), for clips left
+    out, too. Shards of header version 1 do not know it.
+    """
 
     clip_ids: tuple[str, ...]
     labels: tuple[str, ...]
@@ -52,21 +65,57 @@ class ShardHeader:
     fingerprint: Mapping[str, Any]
     left_out: tuple[Quarantined, ...] = ()
     checksum: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        values = {**asdict(self), "header_version": HEADER_VERSION}
+        return _canonical({**values, "header_checksum": _sha256(values)})
 
     @staticmethod
     def from_json(text: str | bytes) -> ShardHeader:
+        """Raises :class:`ValueError` for anything that is no whole header."""
         values = json.loads(text)
-        return ShardHeader(
-            tuple(values["clip_ids"]),
-            tuple(values["labels"]),
-            tuple(values["splits"]),
-            values["fingerprint"],
-            tuple(Quarantined(**record) for record in values["left_out"]),
-            values["checksum"],
-        )
+        if not isinstance(values, dict):
+            raise ValueError("the header is no JSON object")
+        version = values.get("header_version", 1)
+        if version not in range(1, HEADER_VERSION + 1):
+            raise ValueError(f"the header has version {version!r}: a newer version of this project wrote it")
+        if version > 1 and values.pop("header_checksum", None) != _sha256(values):
+            raise ValueError("the header does not match its checksum")
+        try:
+            header = ShardHeader(
+                tuple(values["clip_ids"]),
+                tuple(values["labels"]),
+                tuple(values["splits"]),
+                values["fingerprint"],
+                tuple(Quarantined(**record) for record in values["left_out"]),
+                values["checksum"],
+                values.get("files", {}),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the header lacks a field or has another ({error})") from None
+        header._check()
+        return header
+
+    def _check(self) -> None:
+        texts = [*self.clip_ids, *self.labels, *self.splits, self.checksum]
+        texts += [value for record in self.left_out for value in vars(record).values()]
+        if not isinstance(self.fingerprint, dict) or not isinstance(self.files, dict):
+            raise ValueError("the header's fingerprint or files are no JSON object")
+        if not all(isinstance(text, str) for text in [*texts, *self.files.values()]):
+            raise ValueError("the header has a value of the wrong type")
+        if not len(self.clip_ids) == len(self.labels) == len(self.splits):
+            raise ValueError("the header has not as many labels and splits as clips")
+        if len(set(self.clip_ids)) != len(self.clip_ids):
+            raise ValueError("a clip stands twice in the header")
+
+
+def _canonical(values: Any) -> str:
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
+
+
+def _sha256(values: Any) -> str:
+    return hashlib.sha256(_canonical(values).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -79,6 +128,7 @@ class ShardContent:
     fingerprint: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     left_out: tuple[Quarantined, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def features(self) -> np.ndarray:
@@ -86,9 +136,12 @@ class ShardContent:
 
     @cached_property
     def checksum(self) -> str:
-        """sha256 over rows, fingerprint, what was left out, and the bytes of every array."""
+        """sha256 over rows, fingerprint, what was left out, the files, and the bytes of every array."""
         digest = hashlib.sha256()
-        rows = [list(self.clip_ids), list(self.labels), list(self.splits), [asdict(r) for r in self.left_out]]
+        rows: list[Any] = [list(self.clip_ids), list(self.labels), list(self.splits)]
+        rows.append([asdict(record) for record in self.left_out])
+        if self.files:  # shards of header version 1 have none, and keep their checksum
+            rows.append(dict(self.files))
         digest.update(json.dumps([rows, self.fingerprint], sort_keys=True).encode())
         for name in sorted(self.arrays):
             array = np.ascontiguousarray(self.arrays[name])
@@ -98,11 +151,18 @@ class ShardContent:
 
     @property
     def header(self) -> ShardHeader:
-        return ShardHeader(self.clip_ids, self.labels, self.splits, self.fingerprint, self.left_out, self.checksum)
+        return ShardHeader(
+            self.clip_ids, self.labels, self.splits, self.fingerprint, self.left_out, self.checksum, self.files
+        )
 
     @staticmethod
     def of(header: ShardHeader, arrays: Mapping[str, np.ndarray]) -> ShardContent:
-        return ShardContent(header.clip_ids, header.labels, header.splits, header.fingerprint, arrays, header.left_out)
+        """Raises :class:`ValueError` where an array has not a row for every clip."""
+        if any(len(array) != len(header.clip_ids) for array in arrays.values()):
+            raise ValueError("the arrays have not as many rows as there are clips")
+        return ShardContent(
+            header.clip_ids, header.labels, header.splits, header.fingerprint, arrays, header.left_out, header.files
+        )
 
 
 class ShardFormat(Protocol):
@@ -169,6 +229,12 @@ class Store:
                 if match:
                     found.append(int(match[1]))
         return sorted(found)
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of dead writers; an object store has none."""
+        if isinstance(self.files, LocalFiles):
+            root = self.files.path("")
+            remove_leftovers(root, *(root / name for name in self.files.list("") if (root / name).is_dir()))
 
     def exists(self, stage: str, shard: int) -> bool:
         return self.files.exists(self.name(stage, shard))
@@ -240,10 +306,17 @@ def open_store(root: str | Path, name: str = "hdf5") -> Store:
 
 
 def convert(source: Store, target: Store) -> int:
-    """Copy every shard into another format or place, bit for bit; returns how many were written."""
+    """Copy every shard into another format or place, bit for bit; returns how many were written.
+
+    The manifest that a cache keeps goes with it; shards that it does not have (:class:`Selection`) stay behind.
+    """
+    from pipeline.cache.selection import MANIFEST, Selection
+
     written = 0
+    if source.files.exists(MANIFEST):
+        target.files.write(MANIFEST, source.files.read(MANIFEST))
     for stage in source.stages():
-        for shard in source.shards(stage):
+        for shard in sorted(Selection(source, [stage]).present[stage]):
             content = source.read(stage, shard)
             if target.exists(stage, shard):
                 try:

@@ -1,7 +1,8 @@
 """WebDataset shards: tar files for streaming, readable by ``webdataset`` with no code of ours.
 
 Each clip is ``<key>.<array>.npy`` for every array and ``<key>.json`` with its id, label and split. What
-made the shard is ``__header__/header.json``, a name that webdataset skips.
+made the shard is ``__header__/header.json``, a name that webdataset skips. The header's checksum covers ids,
+labels and splits; that the members say the same, and that there are no others, is checked at every read.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections import defaultdict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -38,6 +38,10 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def _about_row(shard: ShardContent | ShardHeader, row: int) -> dict[str, str]:
+    return {"clip_id": shard.clip_ids[row], "label": shard.labels[row], "split": shard.splits[row]}
+
+
 class WebDatasetFormat:
     """Rows in the shard's order; shapes of arrays without rows are kept in the header member."""
 
@@ -53,8 +57,8 @@ class WebDatasetFormat:
                 key = sample_key(clip_id)
                 for name, array in content.arrays.items():
                     _add(tar, f"{key}.{name}.npy", _npy(array[row]))
-                about = {"clip_id": clip_id, "label": content.labels[row], "split": content.splits[row]}
-                _add(tar, f"{key}.json", json.dumps(about, ensure_ascii=False).encode())
+                about = json.dumps(_about_row(content, row), ensure_ascii=False)
+                _add(tar, f"{key}.json", about.encode())
         return image.getbuffer()
 
     def _open(self, source: Path | bytes) -> tarfile.TarFile:
@@ -67,27 +71,32 @@ class WebDatasetFormat:
             return self._about(tar)[0]
 
     def _about(self, tar: tarfile.TarFile) -> tuple[ShardHeader, dict[str, list]]:
-        member = tar.next()
-        if member is None or member.name != _HEADER:
-            raise ValueError("the first member is not the header")
-        file = tar.extractfile(member)
-        assert file is not None
-        values = json.loads(file.read())
+        values = json.loads(self._member(tar, _HEADER))
         return ShardHeader.from_json(values["header"]), values["arrays"]
 
     def decode(self, source: Path | bytes) -> ShardContent:
-        rows: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         with self._open(source) as tar:
             header, empty = self._about(tar)
-            for member in tar:
-                key, _, field = member.name.partition(".")
-                if field.endswith(".npy"):
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    data = io.BytesIO(file.read())
-                    rows[field.removesuffix(".npy")][key] = np.lib.format.read_array(data, allow_pickle=False)
+            found: dict[str, list[np.ndarray]] = {name: [] for name in empty}
+            for row in range(len(header.clip_ids)):
+                key = sample_key(header.clip_ids[row])
+                for name in empty:
+                    data = self._member(tar, f"{key}.{name}.npy")
+                    found[name].append(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
+                if json.loads(self._member(tar, f"{key}.json")) != _about_row(header, row):
+                    raise ValueError(f"{key}.json says something else than the header")
+            if (more := tar.next()) is not None:
+                raise ValueError(f"{more.name} does not belong to the shard")
         arrays = {}
         for name, (dtype, shape) in empty.items():
-            found = [rows[name][sample_key(clip_id)] for clip_id in header.clip_ids]
-            arrays[name] = np.stack(found) if found else np.zeros((0, *shape), dtype)
+            arrays[name] = np.stack(found[name]) if found[name] else np.zeros((0, *shape), dtype)
         return ShardContent.of(header, arrays)
+
+    def _member(self, tar: tarfile.TarFile, name: str) -> bytes:
+        """The next member, which must have this name: webdataset reads whatever is there, in its order."""
+        member = tar.next()
+        if member is None or member.name != name or not member.isfile():
+            raise ValueError(f"there is {member.name if member else 'nothing'} where {name} should be")
+        file = tar.extractfile(member)
+        assert file is not None
+        return file.read()

@@ -1,5 +1,10 @@
+import io
+import json
 import os
 import resource
+import shutil
+import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,9 +13,10 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cache import Quarantined, ShardContent, convert, open_store
+from pipeline.cache import Quarantined, ShardContent, ShardHeader, convert, open_store
 from pipeline.cache.store import formats
 from pipeline.errors import CacheError, WriteError
+from tests.recipe import GOLDEN
 
 FORMATS = ["hdf5", "webdataset"]
 
@@ -69,6 +75,131 @@ def test_every_flipped_or_missing_byte_is_noticed(store):
         path.write_bytes(data[:length])
         with pytest.raises(CacheError, match="shard-00000"):
             store.read("cavp", 0)
+
+
+def rewrite(path, change, extra=()):
+    """The tar with its members' bytes passed through ``change``; None drops a member."""
+    members = []
+    with tarfile.open(path) as tar:
+        for member in tar:
+            members.append((member.name, tar.extractfile(member).read()))
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in [*members, *extra]:
+            data = change(name, data)
+            if data is not None:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("change", "extra"),
+    [
+        (lambda name, data: data.replace(b'"train"', b'"test"') if not name.startswith("_") else data, ()),
+        (lambda name, data: data.replace(b"dog", b"cat") if not name.startswith("_") else data, ()),
+        (lambda name, data: data.replace(b'"a.b"', b'"a.c"') if not name.startswith("_") else data, ()),
+        (lambda name, data: None if name.endswith("a%2Eb.json") else data, ()),
+        (lambda name, data: data, [("z.json", b'{"clip_id": "z", "label": "l", "split": "train"}')]),
+        (lambda name, data: data, [("a%2Eb.json", b'{"clip_id": "a.b", "label": "cat", "split": "train"}')]),
+        (lambda name, data: data.replace(b"train", b"valid") if name.startswith("_") else data, ()),
+        (lambda name, data: data.replace(b"unreadable", b"missing_file") if name.startswith("_") else data, ()),
+    ],
+)
+def test_what_a_reader_of_the_tar_uses_is_covered(tmp_path, version, change, extra):
+    """plain webdataset reads labels, splits and ids from <key>.json: altered there, it passed ``verify``."""
+    store = open_store(tmp_path, "webdataset")
+    path = store.path("cavp", 0)
+    path.parent.mkdir()
+    shutil.copy(GOLDEN / "shards" / "version1.tar", path)
+    if version == 2:
+        store.write("cavp", 0, store.read("cavp", 0))
+    rewrite(path, lambda name, data: data)
+    store.read("cavp", 0)  # rewritten without a change it is whole
+    rewrite(path, change, extra)
+    with pytest.raises(CacheError, match=r"shard-00000\.tar is damaged"):
+        store.read("cavp", 0)
+
+
+@pytest.mark.parametrize("field", ["labels", "splits", "clip_ids", "files", "left_out", "fingerprint", "checksum"])
+def test_headers_alone_are_covered(store, field):
+    """Counts and ``status`` read no arrays."""
+    record = Quarantined("gone", "cavp", "unreadable", "broken", "/v/gone.mp4")
+    store.write("cavp", 0, replace(content(), left_out=(record,), files={"clip0": "1-2-3", "gone": ""}))
+    header = store.header("cavp", 0)
+    values = json.loads(header.to_json())
+    value = values[field]
+    if isinstance(value, str):
+        values[field] = value[::-1]
+    elif isinstance(value, list):
+        values[field] = ["test", *value[1:]] if field != "left_out" else []
+    else:
+        values[field] = {**value, "clip0": "9-9-9", "weights": "others"}
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        ShardHeader.from_json(json.dumps(values))
+    assert ShardHeader.from_json(header.to_json()) == header
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_shards_of_older_versions_are_read(kind):
+    """Golden files, written before the header had a version: no file states, no checksum of the header alone."""
+    form = formats()[kind]()
+    path = GOLDEN / "shards" / f"version1{form.suffix}"
+    read, header = form.decode(path), form.decode_header(path)
+    assert read.clip_ids == ("a.b", "c/d", "ü")
+    assert read.labels == ("dog, barking", "", "läbel")
+    assert read.splits == ("train", "validation", "test")
+    assert read.left_out[0].kind == "unreadable"
+    np.testing.assert_array_equal(read.features, np.arange(12).reshape(3, 2, 2))
+    assert read.checksum == header.checksum == "80ea839f0cb6595bba312d06f25ac45ac22e6ae13ffebe74066fe4efdc2f4eaf"
+    assert header.files == {}
+
+
+headers = st.builds(
+    lambda rows, fingerprint, files: ShardHeader(
+        tuple(rows), tuple(rows), tuple("train" for _ in rows), fingerprint, (), "c", files
+    ),
+    st.lists(st.text(max_size=8), unique=True, max_size=4),
+    st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=4) | st.none(), max_size=3),
+    st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=3),
+)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(headers)
+@settings(max_examples=50, deadline=None)
+def test_headers_survive_json(header):
+    assert ShardHeader.from_json(header.to_json()) == header
+
+
+@given(headers, st.sampled_from([*vars(content().header), "header_version", "header_checksum"]), anything)
+@settings(max_examples=100, deadline=None)
+def test_headers_with_any_field_of_any_type_are_refused_or_right(header, field, value):
+    values = json.loads(header.to_json())
+    if values[field] == value:
+        return
+    for version in (1, 2):
+        changed = {**values, field: value}
+        if version == 1 and field not in ("header_version", "header_checksum"):
+            del changed["header_version"], changed["header_checksum"]
+        try:
+            read = ShardHeader.from_json(json.dumps(changed))
+        except ValueError:
+            continue
+        assert version == 1 or field == "header_version"  # nothing else passes with a checksum
+        assert len(read.clip_ids) == len(read.labels) == len(read.splits)
+        assert isinstance(read.to_json(), str)
+
+
+@given(st.binary(max_size=40) | anything.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=100, deadline=None)
+def test_what_is_no_header_is_a_value_error(data):
+    with pytest.raises(ValueError):  # noqa: PT011
+        ShardHeader.from_json(data)
 
 
 def test_full_disk_leaves_nothing(store):
