@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.console import CacheOption, command, out, progress, summary
+from pipeline.console import CacheOption, command, out, progress, shown, summary
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -43,12 +43,23 @@ def manifest(
         clips = manifests.clips_from_folder(videos)
     else:
         raise InputError("give --videos FOLDER, --vggsound FILE or --visualsound FILE")
+    _show_left_out(clips)
     found = [clip for clip in clips if clip.path]
     probed = {clip.clip_id: clip for clip in manifests.probe_clips(found)}
-    shard = clips_per_shard or load_preset(preset).cache.clips_per_shard
+    shard = load_preset(preset).cache.clips_per_shard if clips_per_shard is None else clips_per_shard
     made = manifests.make_manifest([probed.get(clip.clip_id, clip) for clip in clips], shard)
     manifests.write_manifest(made, out_path)
     _show_manifest(made, out_path)
+
+
+def _show_left_out(clips, most: int = 20) -> None:  # type: ignore[no-untyped-def]
+    """Say what a builder of clips could not take, and what it noticed."""
+    for note in clips.notes:
+        out.print(f"note: {shown(note)}")
+    for path, reason in list(clips.left_out.items())[:most]:
+        out.print(f"left out: {shown(path)}: {shown(reason)}")
+    if len(clips.left_out) > most:
+        out.print(f"left out: {len(clips.left_out) - most} more")
 
 
 def _show_manifest(made, path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -149,6 +160,7 @@ def read_or_build_manifest(path: str, clips_per_shard: int):  # type: ignore[no-
     if "://" in path or Path(path).is_file() or path.endswith(".parquet"):
         return manifests.read_manifest(path)
     clips = manifests.clips_from_folder(path)
+    _show_left_out(clips)
     return manifests.make_manifest(manifests.probe_clips(clips), clips_per_shard)
 
 

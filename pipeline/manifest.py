@@ -6,13 +6,10 @@ shard k always holds the same clips on every machine.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -23,17 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ClipError, InputError
+from pipeline.folders import find_videos
+from pipeline.lists import SPLIT_NAMES, ListedClip, read_clips, read_names
 from pipeline.media import VIDEO_SUFFIXES, probe
+from pipeline.names import clip_name, id_fault, ids_of_files, parse_clip_name, short_repr
 from pipeline.writing import write_bytes
 
 SPLITS = ("train", "validation", "test")
-_SPLIT_NAMES = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 
 
 @dataclass(frozen=True)
@@ -101,15 +94,23 @@ class Manifest:
 
 
 def make_manifest(clips: Iterable[Clip], clips_per_shard: int) -> Manifest:
-    """Sort and check: raises :class:`InputError` for no clips or an id that stands twice."""
-    ordered = sorted(clips, key=lambda clip: clip.clip_id)
+    """Sort and check: raises :class:`InputError` for no clips, an id that stands twice or that names no file."""
+    given = list(clips)
+    faults = [
+        f"row {row}: {short_repr(clip.clip_id)}: {fault}"
+        for row, clip in enumerate(given, 1)
+        if (fault := id_fault(clip.clip_id)) is not None
+    ]
+    if faults:
+        raise InputError(f"{_listed(faults, 'clip ids')} cannot be the names of files:\n  " + "\n  ".join(faults[:10]))
+    ordered = sorted(given, key=lambda clip: clip.clip_id)
     if not ordered:
         raise InputError("the manifest would be empty: no clips were found")
     if clips_per_shard < 1:
         raise InputError(f"clips per shard must be at least 1, not {clips_per_shard}")
     for before, after in pairwise(ordered):
         if before.clip_id == after.clip_id:
-            raise InputError(f"clip id '{after.clip_id}' stands twice ({before.path}, {after.path})")
+            raise InputError(f"clip id {short_repr(after.clip_id)} stands twice ({before.path}, {after.path})")
     return Manifest(tuple(ordered), clips_per_shard)
 
 
@@ -117,22 +118,54 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of a Parquet manifest."""
     table = pa.Table.from_pylist([asdict(clip) for clip in manifest.clips], schema=SCHEMA)
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({"clips_per_shard": str(manifest.clips_per_shard)}), sink)
+    table = table.replace_schema_metadata({"clips_per_shard": str(manifest.clips_per_shard)})
+    pq.write_table(table, sink, write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
 
 def decode_manifest(data: bytes, name: str) -> Manifest:
     """Raises :class:`InputError` for what is not a manifest of ours; ``name`` is for its message."""
     try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{name} is not a Parquet manifest ({error})") from error
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{name} is not a Parquet manifest, or is damaged ({error})") from error
     metadata = table.schema.metadata or {}
     missing = [column for column in SCHEMA.names if column not in table.schema.names]
     if missing or b"clips_per_shard" not in metadata:
         raise InputError(f"{name} is not a manifest of this project: missing {', '.join(missing) or 'clips_per_shard'}")
-    clips = [Clip(**row) for row in table.select(SCHEMA.names).to_pylist()]
-    return make_manifest(clips, int(metadata[b"clips_per_shard"]))
+    try:
+        clips_per_shard = int(metadata[b"clips_per_shard"])
+    except ValueError:
+        raise InputError(f"{name} is not a manifest of this project: clips_per_shard is no number") from None
+    try:
+        return make_manifest(_clips_of(table), clips_per_shard)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _clips_of(table: pa.Table) -> list[Clip]:
+    """Rows as clips; raises :class:`InputError` that names the column and row of what is no manifest's."""
+    columns = {}
+    for field in SCHEMA:
+        column = table.column(field.name)
+        try:
+            column.validate(full=True)  # text that is no UTF-8
+            columns[field.name] = column.cast(field.type)
+        except pa.ArrowException as error:
+            raise InputError(
+                f"column {field.name} must hold {field.type}, and its {column.type} cannot be read as that "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True) + 1
+            raise InputError(f"column {field.name} has no value in row {row}")
+    clips = [Clip(**row) for row in pa.table(columns).to_pylist()]
+    for row, clip in enumerate(clips, 1):
+        if clip.split not in SPLITS:
+            raise InputError(f"row {row}: split {short_repr(clip.split)} is none of {', '.join(SPLITS)}")
+        if "\0" in clip.path:
+            raise InputError(f"row {row}: the path {short_repr(clip.path)} has a NUL, which no file's has")
+    return clips
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
@@ -150,55 +183,12 @@ def read_manifest(path: str | Path) -> Manifest:
             data = Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"manifest {path} does not exist (make one: python -m pipeline manifest --help)") from None
-    except OSError as error:
+    except (OSError, ValueError, ImportError) as error:  # the last two: a URL that fsspec does not know
         raise InputError(f"manifest {path} cannot be read ({error})") from error
     return decode_manifest(data, str(path))
 
 
-# --- file names -------------------------------------------------------------------------------
-
-_MILLISECONDS = re.compile(r"^(?P<id>.{11})_(?P<start>\d+)_(?P<end>\d+)$")
-_SECONDS = re.compile(r"^(?P<id>.{11})_(?P<start>\d{6})$")
-
-
-def parse_clip_name(stem: str) -> tuple[str, int] | None:
-    """(YouTube id, start second) of a VGGSound file name, or None.
-
-    Three conventions: ``<id>_<start ms>_<end ms>`` (V-AURA), ``<id>_<start s, six digits>`` (MMAudio,
-    V2A-Mapper, the Hugging Face copies) and ``<id>_<start s>_<end s>``; in the two with an end, the
-    length tells seconds from milliseconds (a clip is 10 s, and never 10 ms).
-    """
-    if match := _SECONDS.match(stem):
-        return match["id"], int(match["start"])
-    if match := _MILLISECONDS.match(stem):
-        start, end = int(match["start"]), int(match["end"])
-        if 0 < end - start <= 100:
-            return match["id"], start
-        return match["id"], round(start / 1000)
-    return None
-
-
-def clip_name(youtube_id: str, start_s: int) -> str:
-    """The id used everywhere: ``<youtube id>_<start second, six digits>`` (as MMAudio's evaluation)."""
-    return f"{youtube_id}_{start_s:06d}"
-
-
-def find_videos(folder: str | Path) -> list[Path]:
-    """All video files below ``folder`` in a stable order; raises :class:`InputError` if there are none."""
-    folder = Path(folder)
-    if not folder.exists():
-        raise InputError(f"{folder} does not exist")
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder")
-    found = [
-        Path(root) / name
-        for root, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".")
-    ]
-    if not found:
-        raise InputError(f"{folder} holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
-    return sorted(found)
+# --- files -----------------------------------------------------------------------------------
 
 
 def probe_clip(clip: Clip) -> Clip:
@@ -206,9 +196,11 @@ def probe_clip(clip: Clip) -> Clip:
     path = Path(clip.path)
     try:
         info = probe(path)
+        stat = path.stat()
     except ClipError as error:
         return replace(clip, status=error.kind, reason=error.message)
-    stat = path.stat()
+    except Exception as error:  # one file must never end the job: whatever it broke is its fault
+        return replace(clip, status="unreadable", reason=f"{path}: {getattr(error, 'strerror', None) or error}")
     return replace(
         clip,
         **asdict(info),
@@ -228,110 +220,104 @@ def probe_clips(clips: Sequence[Clip], workers: int = 8) -> list[Clip]:
 # --- builders ---------------------------------------------------------------------------------
 
 
-def clips_from_folder(folder: str | Path, split: str = "train") -> list[Clip]:
+class FoundClips(list[Clip]):
+    """Clips of a builder. ``left_out``: files and folders that could not be taken, and why; ``notes``: sentences."""
+
+    def __init__(
+        self, clips: Iterable[Clip] = (), left_out: Mapping[str, str] | None = None, notes: Sequence[str] = ()
+    ):
+        super().__init__(clips)
+        self.left_out, self.notes = dict(left_out or {}), list(notes)
+
+
+def clips_from_folder(folder: str | Path, split: str = "train") -> FoundClips:
     """Clips from any folder of videos.
 
     A folder named train, val, valid, validation or test gives the split (else ``split``); another
-    folder directly above the file gives the label; VGGSound names give the YouTube id.
+    folder directly above the file gives the label; VGGSound names give the YouTube id. Ids are made by
+    :func:`pipeline.names.ids_of_files`. Raises :class:`InputError` for a folder without videos.
     """
     folder = Path(folder)
-    paths = find_videos(folder)
-    parsed = {path: parse_clip_name(path.stem) for path in paths}
-    stems = Counter(path.stem for path in paths)
-    clips = []
-    for path in paths:
-        parts = path.relative_to(folder).parts[:-1]
-        splits = [_SPLIT_NAMES[part.lower()] for part in parts if part.lower() in _SPLIT_NAMES]
-        label = parts[-1].replace("_", " ") if parts and parts[-1].lower() not in _SPLIT_NAMES else ""
-        name = parsed[path]
-        clip_id = clip_name(*name) if name else path.stem
-        if not name and stems[path.stem] > 1:
-            clip_id = "__".join([*parts, path.stem])
-        youtube_id, start = name or (path.stem, 0)
+    found = find_videos(folder)
+    inside = [path.relative_to(folder) for path in found.paths]
+    clips = FoundClips(left_out=found.left_out)
+    for path, below, clip_id in zip(found.paths, inside, ids_of_files(inside, VIDEO_SUFFIXES), strict=True):
+        parts = below.parts[:-1]
+        splits = [SPLIT_NAMES[part.lower()] for part in parts if part.lower() in SPLIT_NAMES]
+        label = parts[-1].replace("_", " ") if parts and parts[-1].lower() not in SPLIT_NAMES else ""
+        youtube_id, start = parse_clip_name(path.stem) or (path.stem, 0)
         clips.append(Clip(clip_id, youtube_id, start, label, splits[-1] if splits else split, str(path.absolute())))
     return clips
 
 
-def _index_videos(folder: Path | None) -> dict[str, Path]:
-    if folder is None:
-        return {}
-    index: dict[str, Path] = {}
-    for path in find_videos(folder):
-        if name := parse_clip_name(path.stem):
-            index.setdefault(clip_name(*name), path)
-    return index
+def _clips_from_list(listed: Sequence[ListedClip], videos: str | Path | None, notes: Sequence[str]) -> FoundClips:
+    """Clips of a list, each with its file of ``videos`` if there is one; of rows of one clip the first counts."""
+    found = FoundClips(notes=notes)
+    files: dict[str, Path] = {}
+    others: list[str] = []
+    if videos is not None:
+        there = find_videos(videos)
+        found.left_out = there.left_out
+        for path in there.paths:
+            if (name := parse_clip_name(path.stem)) and files.setdefault(clip_name(*name), path) is not path:
+                others.append(str(path))
+    rows: dict[str, ListedClip] = {}
+    again: list[str] = []
+    for row in listed:
+        first = rows.setdefault(row.clip_id, row)
+        if first is not row:
+            again.append(row.clip_id if first == row else f"{row.clip_id} (with another label or split)")
+    if again:
+        found.notes.append(f"{_listed(again, 'rows')} of a clip that an earlier row names: {_some(again)}")
+    if others:
+        found.notes.append(f"{_listed(others, 'files')} of a clip that has another one are not used: {_some(others)}")
+    reason = f"no file for it in {videos} under any naming" if videos else "no folder of videos was given"
+    for clip_id, row in rows.items():
+        clip = Clip(
+            clip_id, row.youtube_id, row.start_s, row.label, row.split, "", status="missing_file", reason=reason
+        )
+        if clip_id in files:
+            clip = replace(clip, path=str(files[clip_id].absolute()), status="unprobed", reason="")
+        found.append(clip)
+    return found
 
 
-def _clips_from_rows(rows: Iterable[tuple[str, int, str, str]], videos: str | Path | None) -> list[Clip]:
-    folder = Path(videos) if videos is not None else None
-    index = _index_videos(folder)
-    clips: dict[str, Clip] = {}
-    for youtube_id, start, label, split in rows:
-        clip_id = clip_name(youtube_id, start)
-        path = index.get(clip_id)
-        clip = Clip(clip_id, youtube_id, start, label, split, str(path.absolute()) if path else "")
-        if path is None:
-            reason = f"no file for it in {folder} under any naming" if folder else "no folder of videos was given"
-            clip = replace(clip, status="missing_file", reason=reason)
-        clips.setdefault(clip_id, clip)
-    return list(clips.values())
+def _listed(things: Sequence[object], what: str) -> str:
+    return f"{len(things)} {what if len(things) != 1 else what.removesuffix('s')}"
 
 
-def _row(fields: Sequence[str], where: str) -> tuple[str, int, str, str]:
-    if len(fields) != 4:
-        raise InputError(f"{where}: {len(fields)} fields instead of 4 (id, start second, label, split)")
-    try:
-        start = int(float(fields[1]))
-    except ValueError:
-        raise InputError(f"{where}: start '{fields[1]}' is not a number of seconds") from None
-    split = _SPLIT_NAMES.get(fields[3].strip().lower())
-    if split is None:
-        raise InputError(f"{where}: unknown split '{fields[3]}'")
-    return fields[0], start, fields[2], split
+def _some(things: Sequence[str], most: int = 5) -> str:
+    return ", ".join(things[:most]) + (f" and {len(things) - most} more" if len(things) > most else "")
 
 
-def _read_rows(path: str | Path, header: Sequence[str] | None) -> list[tuple[str, int, str, str]]:
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))
-    first = 0
-    if header is not None:
-        if not lines or [field.strip() for field in lines[0]] != list(header):
-            raise InputError(f"{path}: the first line must be '{','.join(header)}'")
-        first = 1
-    return [_row(fields, f"{path}:{n}") for n, fields in enumerate(lines[first:], first + 1) if fields]
+def clips_from_vggsound(path: str | Path, videos: str | Path | None = None) -> FoundClips:
+    """Clips of ``vggsound.csv`` (no header: id, start second, label, split).
 
-
-def clips_from_vggsound(path: str | Path, videos: str | Path | None = None) -> list[Clip]:
-    """Clips of ``vggsound.csv`` (no header: id, start second, label, split)."""
-    return _clips_from_rows(_read_rows(path, None), videos)
+    Raises :class:`InputError` that names file and line; see :func:`pipeline.lists.read_clips`.
+    """
+    listed, notes = read_clips(path)
+    return _clips_from_list(listed, videos, notes)
 
 
 def clips_from_visualsound(
     path: str | Path, videos: str | Path | None = None, validation: str | Path | None = None
-) -> list[Clip]:
+) -> FoundClips:
     """Clips of the published VisualSound list (``filename,start,desc,split``).
 
     ``validation`` names the authors' list of training clips to set aside (one
-    ``<id>_<start ms>_<end ms>`` a line).
+    ``<id>_<start ms>_<end ms>`` a line). Raises :class:`InputError` that names file and line.
     """
-    rows = _read_rows(path, ("filename", "start", "desc", "split"))
-    held_out: set[tuple[str, int]] = set()
+    listed, notes = read_clips(path, ("filename", "start", "desc", "split"))
     if validation is not None:
-        if not Path(validation).is_file():
-            raise InputError(f"{validation} does not exist")
-        for number, line in enumerate(Path(validation).read_text().splitlines(), 1):
-            if line.strip():
-                name = parse_clip_name(line.strip())
-                if name is None:
-                    raise InputError(f"{validation}:{number}: '{line.strip()}' is not <id>_<start ms>_<end ms>")
-                held_out.add(name)
-    return _clips_from_rows(
-        (
-            (clip, start, label, "validation" if split == "train" and (clip, start) in held_out else split)
-            for clip, start, label, split in rows
-        ),
-        videos,
-    )
+        held_out, more = read_names(validation)
+        notes += more
+        training = {(row.youtube_id, row.start_s) for row in listed if row.split == "train"}
+        if lost := sorted(clip_name(*name) for name in held_out - training):
+            notes.append(f"{_listed(lost, 'names')} of {validation} are no training clips of {path}: {_some(lost)}")
+        listed = [
+            replace(row, split="validation")
+            if row.split == "train" and (row.youtube_id, row.start_s) in held_out
+            else row
+            for row in listed
+        ]
+    return _clips_from_list(listed, videos, notes)

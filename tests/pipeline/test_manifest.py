@@ -7,16 +7,15 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.manifest import (
     Clip,
-    clip_name,
     clips_from_folder,
     clips_from_vggsound,
     clips_from_visualsound,
     make_manifest,
-    parse_clip_name,
     probe_clips,
     read_manifest,
     write_manifest,
 )
+from pipeline.names import clip_name, parse_clip_name
 from tests.media_factory import make_media
 
 youtube_ids = st.text("abcXYZ019_-", min_size=11, max_size=11)
