@@ -56,7 +56,7 @@ def networks(names: list[str]) -> dict[str, object]:
     rows: dict[str, object] = {}
     for name in names:
         network = seeded_network(NETWORKS[name])
-        sound = 0.1 * torch.randn(1, round(network.rate * network.seconds))
+        sound = 0.1 * torch.randn(1, network.sound.samples)
         made = network.encode(sound)
         row: dict[str, object] = {
             "parameters_million": round(sum(p.numel() for p in network.parameters()) / 1e6, 1),
@@ -64,7 +64,7 @@ def networks(names: list[str]) -> dict[str, object]:
             "shapes": {f"{c}{'/' * bool(p)}{p}": list(v.shape[1:]) for c, d in made.items() for p, v in d.items()},
         }
         if network.video_caches:
-            frames = 200 if name == "synchformer" else 30
+            frames = 200 if name == "synchformer" else 12
             picture = torch.randint(0, 256, (1, frames, 3, 224, 224), dtype=torch.uint8)
             row["seconds_picture"] = round(seconds(lambda network=network, x=picture: network.encode_video(x)), 2)
         rows[name] = row

@@ -1,15 +1,37 @@
-"""``python -m evaluation``: the paper's Table 1 for a folder of generated sound."""
+"""``python -m evaluation``: the paper's Table 1 for a folder of generated sound; ``filter`` clips by ImageBind."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.progress import Progress
+from typer.core import TyperGroup
 
 from pipeline.console import command, out, progress, summary
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+class _EvaluateUnlessNamed(TyperGroup):
+    """``python -m evaluation --out ...`` is ``python -m evaluation evaluate --out ...``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["evaluate", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_EvaluateUnlessNamed, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+PresetOption = Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
+SetOption = Annotated[list[str], typer.Option("--set", help="section.field=value")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=0, help="processes that read files; 0: this one; default: cache.decode_workers")
+]
+BatchOption = Annotated[int | None, typer.Option(min=1, help="clips at a time; default: the network's own")]
 
 
 @app.command()
@@ -19,8 +41,10 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option(help="true sound by clip id, or a folder of feature files; default: OUT/truth")
     ] = None,
-    preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
-    networks: Annotated[str, typer.Option(help="auto, or names joined by commas")] = "auto",
+    preset: PresetOption = "micro",
+    networks: Annotated[
+        str, typer.Option(help="auto (the preset's, and clap where its weights are), or names joined by commas")
+    ] = "auto",
     cache: Annotated[Path | None, typer.Option(help="feature files of OUT; default: OUT/features")] = None,
     reference_cache: Annotated[
         Path | None, typer.Option(help="feature files of the reference; default: REFERENCE if it has some, else in OUT")
@@ -28,16 +52,25 @@ def evaluate(
     videos: Annotated[
         Path | None, typer.Option(help="videos by clip id, for networks that look at them; default: OUT/mp4")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
-    assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Parquet, CSV or TSV of clip_id and caption, for the CLAP-score; default: OUT/made.parquet"),
+    ] = None,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+    batch: BatchOption = None,
+    assignments: SetOption = [],  # noqa: B006
 ) -> None:
     """Compute every metric that weights or feature files allow; print it and write JSON, Markdown and a page."""
     from evaluation.evaluate import Side
     from evaluation.evaluate import evaluate as run
+    from evaluation.files import reference_features
     from evaluation.networks import NETWORKS
+    from evaluation.networks.clap import CLAP
     from evaluation.report import columns, table, title, write_report
+    from evaluation.texts import read_texts
     from pipeline.errors import InputError
-    from pipeline.runtime import choose_device, quiet_libraries
+    from pipeline.runtime import quiet_libraries
     from presets import load_preset
 
     quiet_libraries()
@@ -48,24 +81,26 @@ def evaluate(
     reference = reference or output / "truth"
     if not reference.is_dir():
         raise InputError(f"the reference {reference} is not a folder; give one with --reference (REFERENCE=...)")
-    if reference_cache is None:
-        reference_cache = (
-            reference if list(reference.glob("*.pth")) else output / f"features-{reference.resolve().name}"
-        )
     if videos is None and (output / "mp4").is_dir():
         videos = output / "mp4"
-    names = list(settings.evaluation.networks) if networks == "auto" else networks.split(",")
+    if texts is None and (output / "made.parquet").is_file():
+        texts = output / "made.parquet"
+    if networks == "auto":
+        names = list(settings.evaluation.networks)
+        if (settings.weights.path / CLAP.files[0].filename).is_file() and CLAP.name not in names:
+            names.append(CLAP.name)
+    else:
+        names = networks.split(",")
     if unknown := [name for name in names if name not in NETWORKS]:
         raise InputError(f"unknown network '{unknown[0]}': there are {', '.join(NETWORKS)}")
+    said = read_texts(texts) if texts is not None and CLAP.name in names else {}
     with progress() as bar:
-        task = bar.add_task("evaluate", total=None, note="")
         result = run(
             settings,
             names,
             Side(generated, cache or output / "features"),
-            Side(reference, reference_cache, videos),
-            choose_device(device),
-            lambda clips, note: bar.update(task, advance=clips, note=note),
+            Side(reference, reference_cache or reference_features(output, reference), videos, said),
+            _work(settings, device, workers, batch, bar),
         )
     about = {"preset": settings.name, "generated": str(output), "reference": str(reference)}
     paths = write_report(result, output, about)
@@ -79,11 +114,83 @@ def evaluate(
         "evaluate",
         {
             "clips": f"{len(result.matched)} matched, {len(result.missing)} missing, {len(result.unmatched)} unmatched",
-            **{f"excluded {clip_id}": reason for clip_id, reason in list(result.excluded.items())[:10]},
+            **_excluded(result.excluded),
             "metrics": f"{len(columns(result))} computed, {len(result.skipped)} not",
             "written to": ", ".join(str(path) for path in paths.values()),
         },
     )
+
+
+@app.command("filter")
+@command
+def filter_clips(
+    manifest: Annotated[Path, typer.Option(help="Parquet manifest, or a folder of videos")],
+    out_path: Annotated[Path, typer.Option("--out", help="Parquet manifest to write, of the clips that pass")],
+    threshold: Annotated[float, typer.Option(min=-1.0, max=1.0, help="least cosine of picture and sound")] = 0.3,
+    cache: Annotated[Path | None, typer.Option(help="feature files; default: beside the written manifest")] = None,
+    preset: PresetOption = "paper",
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+    batch: BatchOption = None,
+    assignments: SetOption = [],  # noqa: B006
+) -> None:
+    """Keep the clips whose sound fits their picture, as VisualSound was made; run again to go on where it stopped.
+
+    Needs ImageBind's weights: no small network knows what fits in real videos.
+    """
+    from evaluation.similarity import filter_manifest, write_filtered
+    from pipeline.manifest import clips_from_folder, make_manifest, probe_clips, read_manifest
+    from pipeline.runtime import quiet_libraries
+    from presets import load_preset
+
+    quiet_libraries()
+    settings = load_preset(preset, assignments)
+    if manifest.is_dir():
+        made = make_manifest(probe_clips(clips_from_folder(manifest)), settings.cache.clips_per_shard)
+    else:
+        made = read_manifest(manifest)
+    folder = cache or out_path.with_suffix(".features")
+    with progress() as bar:
+        work = _work(settings, device, workers, batch, bar)
+        found = filter_manifest(made, folder, settings.weights.path, threshold, work)
+    others = write_filtered(found, out_path)
+    summary(
+        "filter",
+        {
+            "clips": f"{len(found.kept.clips)} kept, {len(found.left_out)} left out",
+            **_excluded({clip.clip_id: clip.reason for clip in found.left_out}),
+            "written to": f"{out_path}, {others}",
+        },
+    )
+
+
+def _excluded(reasons: dict[str, str], listed: int = 10) -> dict[str, str]:
+    rows = {f"excluded {clip_id}": reason for clip_id, reason in list(reasons.items())[:listed]}
+    return rows | ({"excluded": f"and {len(reasons) - listed} more"} if len(reasons) > listed else {})
+
+
+def _work(settings: Any, device: str, workers: int | None, batch: int | None, bar: Progress) -> Any:
+    from evaluation.evaluate import Work
+    from evaluation.extract import Reading
+    from pipeline.runtime import choose_device
+
+    count = settings.cache.decode_workers if workers is None else workers
+    return Work(choose_device(device), Reading(count, settings.cache.decode_timeout_seconds), batch, steps(bar))
+
+
+def steps(bar: Progress) -> Callable[[str, int, int], None]:
+    """A line of progress for each step, with the rate of what was made in it."""
+    lines: dict[str, tuple[Any, int, float]] = {}
+
+    def show(step: str, done: int, total: int) -> None:
+        if step not in lines:  # what was there already is not counted in the rate
+            lines[step] = (bar.add_task(step, total=total, note=""), done, time.monotonic())
+        line, first, began = lines[step]
+        seconds = time.monotonic() - began
+        rate = f"{(done - first) / seconds:.3g} clips/s" if done > first and seconds > 0 else ""
+        bar.update(line, completed=done, note=rate)
+
+    return show
 
 
 if __name__ == "__main__":

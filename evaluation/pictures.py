@@ -1,9 +1,15 @@
-"""Frames of a video as the evaluation networks see them: the picture keeps its shape and is cropped."""
+"""A clip's picture as av-benchmark gives it to a network: FFmpeg's ``fps`` filter, then resize and crops.
+
+torio, which av-benchmark reads videos with, builds the same filter graph.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -11,61 +17,131 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ClipError
-from pipeline.media import check_file, probe
+from pipeline.media import check_file
 
 SIZE = 224
+_FINEST = Fraction(25)  # frames a second: a picture must fill this grid to the end, whatever the network's own rate
 
 
-def frames_at(path: str | Path, times: Sequence[float]) -> np.ndarray:
-    """The frame on show at each time in seconds, in any order: uint8 (T, H, W, 3).
+@dataclass(frozen=True)
+class PictureInput:
+    """What a network sees: the first ``seconds`` at ``rate`` frames a second, the short side ``SIZE``, cropped.
 
-    Raises :class:`ClipError` for a file without a picture, or one that cannot be decoded.
+    ``crops``: ``centre`` (torchvision's CenterCrop) or ``three`` (pytorchvideo's spatial crop: first, middle and last
+    along the longer side).
     """
+
+    rate: Fraction
+    crops: Literal["centre", "three"] = "centre"
+    seconds: float = 8.0  # paper section 4.2
+
+    @property
+    def frames(self) -> int:
+        return round(self.rate * Fraction(self.seconds))
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """uint8 (crops * frames, 3, 224, 224), crop after crop.
+
+        Raises :class:`ClipError` ``no_video``, ``unreadable``, and ``too_short`` for a picture that does not last
+        ``seconds`` (by FFmpeg's count of frames, to half a frame of 25 a second).
+        """
+        pictures = short_side(frames_on_grid(path, self.rate, self.seconds))
+        if self.crops == "centre":
+            return centre_crop(pictures).numpy()
+        return torch.cat(three_crops(pictures)).numpy()
+
+
+def frames_on_grid(path: str | Path, rate: Fraction, seconds: float) -> np.ndarray:
+    """Frames of the first ``seconds`` through ``fps=fps=rate``, upright: uint8 (seconds * rate, H, W, 3)."""
     path = Path(path)
     check_file(path)
-    order = np.argsort(times)
-    chosen: list[np.ndarray] = [np.empty(0)] * len(times)
-    place = 0
+    wanted = round(rate * Fraction(seconds))
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ClipError("no_video", f"{path} has no video stream")
-            latest = None
-            first: float | None = None
-            for frame in container.decode(container.streams.video[0]):
-                first = (frame.time or 0.0) if first is None else first
-                while place < len(times) and latest is not None and times[order[place]] < (frame.time or 0.0) - first:
-                    chosen[order[place]] = latest.to_ndarray(format="rgb24")
-                    place += 1
-                latest = frame
-                if place == len(times):
-                    break
-            if latest is None:
-                raise ClipError("too_short", f"{path} has no frame")
-            while place < len(times):  # past the end the last frame stays
-                chosen[order[place]] = latest.to_ndarray(format="rgb24")
-                place += 1
-    except av.error.FFmpegError as error:
-        raise ClipError("unreadable", f"{path} cannot be decoded ({error})") from error
-    return np.stack(chosen)
+        with av.open(str(path), metadata_errors="ignore") as container:
+            stream = _video_stream(container, path)
+            images, filled = _through_filters(container, stream, rate, wanted, round(_FINEST * Fraction(seconds)))
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise ClipError("unreadable", f"{path}: the picture cannot be decoded ({error})") from error
+    if not filled:
+        raise ClipError("too_short", f"{path}: its picture does not last {seconds:g} s")
+    if len({image.shape for image in images}) > 1:
+        raise ClipError("unreadable", f"{path}: the size of its picture changes")
+    return np.stack(images)
 
 
-def seconds_of(path: str | Path) -> float:
-    """Length of a video; raises :class:`ClipError`."""
-    return probe(path).duration_s or 0.0
+def _video_stream(container: Any, path: Path) -> Any:
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    raise ClipError("no_video", f"{path} has no video stream")
 
 
-def short_side(frames: np.ndarray, mode: str) -> Tensor:
-    """uint8 (T, H, W, 3) -> uint8 (T, 3, H', W') whose shorter side is 224; ``mode``: bicubic or bilinear."""
+def _through_filters(
+    container: Any, stream: Any, rate: Fraction, wanted: int, finest: int
+) -> tuple[list[np.ndarray], bool]:
+    """The frames, and whether both they and the finest grid are complete."""
+    chosen = _graph(stream, ("fps", f"fps={rate}"), ("format", "pix_fmts=rgb24"))
+    counted = _graph(stream, ("fps", f"fps={_FINEST}"))  # passes references on: nothing is converted
+    images: list[np.ndarray] = []
+    count, turns = 0, 0
+
+    def take(frame: Any) -> bool:
+        """Push a frame, or None at the end; True once everything is there."""
+        nonlocal count
+        for graph in (chosen, counted):
+            graph.push(frame)
+        images.extend(np.rot90(image.to_ndarray(), turns) for image in _pull(chosen))
+        count += len(_pull(counted))
+        return len(images) >= wanted and count >= finest
+
+    for frame in container.decode(stream):
+        turns = frame.rotation // 90
+        if take(frame):
+            return images[:wanted], True
+    complete = take(None)
+    return images[:wanted], complete
+
+
+def _graph(stream: Any, *steps: tuple[str, str]) -> Any:
+    graph = av.filter.Graph()
+    filters = [graph.add(name, arguments) for name, arguments in steps]
+    graph.link_nodes(graph.add_buffer(template=stream), *filters, graph.add("buffersink")).configure()
+    return graph
+
+
+def _pull(graph: Any) -> list[Any]:
+    """What has come out of a filter graph so far."""
+    out = []
+    while True:
+        try:
+            out.append(graph.pull())
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return out
+
+
+def short_side(frames: np.ndarray) -> Tensor:
+    """uint8 (T, H, W, 3) -> uint8 (T, 3, H', W') whose shorter side is 224, as torchvision resizes uint8: bicubic."""
     height, width = frames.shape[1:3]
-    scale = SIZE / min(height, width)
-    size = (max(SIZE, int(height * scale)), max(SIZE, int(width * scale)))
-    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
-    pictures = nn.functional.interpolate(pictures, size, mode=mode, antialias=mode == "bicubic")
-    return pictures.round().clamp(0, 255).to(torch.uint8)
+    short = min(height, width)
+    size = [SIZE if side == short else SIZE * side // short for side in (height, width)]
+    pictures = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    return nn.functional.interpolate(pictures, size, mode="bicubic", antialias=True)
 
 
-def crop(pictures: Tensor, where: float) -> Tensor:
-    """(T, 3, H, W) -> (T, 3, 224, 224); ``where`` along the longer side: 0 first, 0.5 centre, 1 last."""
-    top, left = (round(where * (size - SIZE)) for size in pictures.shape[-2:])
+def _cut(pictures: Tensor, top: int, left: int) -> Tensor:
     return pictures[..., top : top + SIZE, left : left + SIZE]
+
+
+def centre_crop(pictures: Tensor) -> Tensor:
+    """(T, 3, H, W) -> (T, 3, 224, 224), half of what is over rounded as torchvision does it."""
+    top, left = (round((size - SIZE) / 2) for size in pictures.shape[-2:])
+    return _cut(pictures, top, left)
+
+
+def three_crops(pictures: Tensor) -> list[Tensor]:
+    """(T, 3, H, W) -> three of (T, 3, 224, 224), half of what is over rounded up as pytorchvideo does it."""
+    height, width = pictures.shape[-2:]
+    middle_top, middle_left = (math.ceil((size - SIZE) / 2) for size in (height, width))
+    if height > width:
+        return [_cut(pictures, top, middle_left) for top in (0, middle_top, height - SIZE)]
+    return [_cut(pictures, middle_top, left) for left in (0, middle_left, width - SIZE)]

@@ -48,3 +48,22 @@ def official_state(table: str) -> dict[str, torch.Tensor]:
 
 def golden(name: str) -> dict[str, torch.Tensor]:
     return load_file(GOLDEN / f"{name}_seed7.safetensors")
+
+
+# --- inputs of the evaluation networks ---------------------------------------------------------------------
+
+
+def sound(samples: int = 128_000, rate: int = 16_000) -> torch.Tensor:
+    """A waveform (samples,) in [-1, 1] with a constant offset of 0.03."""
+    t = np.arange(samples) / rate
+    x = 0.03 + 0.2 * np.sin(2 * np.pi * (300 + 60 * t) * t) * (np.sin(2 * np.pi * 1.3 * t) > 0)
+    return torch.from_numpy(np.clip(x + 0.03 * draw(f"input/sound{rate}", (samples,)), -1, 1).astype(np.float32))
+
+
+def pictures(frames: int, name: str = "input/pictures", height: int = 240, width: int = 320) -> torch.Tensor:
+    """Smooth frames that change slowly, uint8 (frames, 3, height, width)."""
+    base = draw(name, (1, 3, height // 8, width // 8))
+    delta = 0.3 * draw(name + "/delta", (frames, 3, height // 8, width // 8)).cumsum(0)
+    size = (height, width)
+    big = torch.nn.functional.interpolate(torch.from_numpy(base + delta), size, mode="bilinear", align_corners=False)
+    return (big * 40 + 128).round().clamp(0, 255).to(torch.uint8)

@@ -10,6 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from evaluation.pictures import PictureInput
+from evaluation.sounds import SoundInput
 from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state, sha256_file
 from pipeline.errors import WeightsError
 
@@ -17,29 +19,33 @@ from pipeline.errors import WeightsError
 class FeatureNetwork(nn.Module, ABC):
     """A frozen network that turns a clip's sound or picture into features.
 
-    ``caches`` are the feature files of av-benchmark that it fills from sound of ``seconds`` at ``rate``. A
-    network that compares sound with picture has ``video_caches`` too, filled by ``encode_video``.
+    ``caches`` are the feature files of av-benchmark that it fills from what ``sound`` reads. A network that compares
+    sound with picture has ``video_caches`` too, filled by ``encode_video`` from what ``picture`` reads.
     """
 
     name: ClassVar[str]
     files: ClassVar[tuple[CheckpointFile, ...]]
     caches: ClassVar[tuple[str, ...]]
-    rate: ClassVar[int] = 16_000
-    seconds: ClassVar[float] = 8.0  # paper section 4.2
+    sound: ClassVar[SoundInput] = SoundInput()
+    picture: ClassVar[PictureInput | None] = None
     video_caches: ClassVar[tuple[str, ...]] = ()  # of the reference's picture, where sound is compared with that
+    text_caches: ClassVar[tuple[str, ...]] = ()  # of the reference's texts, likewise
+    scores_itself: ClassVar[bool] = False  # its metric needs the network as well as features
+    batch: ClassVar[tuple[int, int]] = (16, 64)  # sounds at a time, on a CPU and elsewhere
+    video_batch: ClassVar[tuple[int, int]] = (1, 4)  # pictures at a time, likewise
     fingerprint: str = "seeded"
 
     @abstractmethod
     def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Waveforms (B, samples) in [-1, 1] at ``rate`` -> cache -> part -> (B, ...); part "" is the whole entry."""
-
-    def read_frames(self, path: Path) -> Tensor:
-        """What ``encode_video`` takes of one video, uint8 (T, 3, 224, 224); raises :class:`ClipError`."""
-        raise TypeError(f"{self.name} does not look at pictures")
+        """What ``sound`` reads of B clips, (B, samples) -> cache -> part -> (B, ...); part "" is the whole entry."""
 
     def encode_video(self, frames: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Frames (B, T, 3, 224, 224) -> cache -> part -> (B, ...)."""
+        """What ``picture`` reads of B clips, uint8 (B, T, 3, 224, 224) -> cache -> part -> (B, ...)."""
         raise TypeError(f"{self.name} does not look at pictures")
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (N, D), on the CPU."""
+        raise TypeError(f"{self.name} does not read texts")
 
     @abstractmethod
     def load(self, paths: Mapping[str, Path]) -> None:

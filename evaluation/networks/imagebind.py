@@ -1,12 +1,14 @@
 """ImageBind (huge), picture and sound: IB-score.
 
 Girdhar et al. 2023, official repository facebookresearch/ImageBind: only the two modalities that the score needs.
-Sound: three windows of 2 s; picture: five windows of 2 s, two frames each, three crops each; embeddings averaged.
+As av-benchmark takes it. Sound: three windows of 2 s of the left channel. Picture: 4 frames at 0.5 a second, their
+three pairs of neighbours, three crops each. Embeddings averaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ from torch import Tensor, nn
 
 from evaluation.networks.base import FeatureNetwork, load_own_keys
 from evaluation.networks.transformer import MLP, parameter
-from evaluation.pictures import crop, frames_at, seconds_of, short_side
+from evaluation.pictures import PictureInput
+from evaluation.sounds import SoundInput
 from pipeline.encoders.audiomae import KaldiFilterBank
 from pipeline.encoders.checkpoints import CheckpointFile
 from pipeline.encoders.timechat import CLIP_MEAN, CLIP_STD
 
 _EMBEDDING, _VISION, _AUDIO = 1024, 1280, 768
-_AUDIO_WINDOWS, _VIDEO_WINDOWS, _WINDOW_SECONDS = 3, 5, 2.0
+_AUDIO_WINDOWS, _WINDOW_SECONDS = 3, 2.0
+_CROPS, _PAIR = 3, 2
 _BANK_FRAMES, _MEAN, _STD = 204, -4.268, 9.138
 
 
@@ -74,7 +78,7 @@ def _head(width: int) -> nn.Sequential:
 
 
 class ImageBind(FeatureNetwork):
-    """Waveforms (B, samples) at 16 kHz -> (B, 1024); picture windows (B, 30, 3, 224, 224) -> (B, 1024)."""
+    """Waveforms (B, samples) at 16 kHz -> (B, 1024); pictures (B, 12, 3, 224, 224) -> (B, 1024)."""
 
     name = "imagebind"
     files = (
@@ -88,6 +92,9 @@ class ImageBind(FeatureNetwork):
     )
     caches = ("imagebind_audio.pth",)
     video_caches = ("imagebind_video.pth",)
+    sound = SoundInput(left_only=True)
+    picture = PictureInput(Fraction(1, 2), crops="three")
+    depths = (32, 12)  # blocks of the picture's and of the sound's trunk
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,8 +106,8 @@ class ImageBind(FeatureNetwork):
         )
         self.modality_trunks = nn.ModuleDict(
             {
-                "vision": Trunk(_VISION, 32, 16, norm_first=True, bias_kv=False),
-                "audio": Trunk(_AUDIO, 12, 12, norm_first=False, bias_kv=True),
+                "vision": Trunk(_VISION, self.depths[0], 16, norm_first=True, bias_kv=False),
+                "audio": Trunk(_AUDIO, self.depths[1], 12, norm_first=False, bias_kv=True),
             }
         )
         self.modality_heads = nn.ModuleDict({"vision": _head(_VISION), "audio": _head(_AUDIO)})
@@ -124,41 +131,36 @@ class ImageBind(FeatureNetwork):
             hidden = trunk.pre_transformer_layer(hidden)
         return nn.functional.normalize(self.modality_heads[modality](trunk.blocks(hidden)[:, 0]), dim=-1)
 
-    @torch.inference_mode()
-    def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
-        length = round(_WINDOW_SECONDS * self.rate)
+    def bank(self, waveforms: Tensor) -> Tensor:
+        """Filter banks of the three windows, normalised, (B * 3, 128, 204)."""
+        length = round(_WINDOW_SECONDS * self.sound.rate)
         spare = waveforms.shape[1] - length
         starts = [spare * number // (_AUDIO_WINDOWS - 1) for number in range(_AUDIO_WINDOWS)]
         windows = torch.stack([waveforms[:, start : start + length] for start in starts], dim=1).flatten(0, 1)
         bank = self.filter_bank(windows - windows.mean(dim=1, keepdim=True))  # (B * 3, 198, 128)
         bank = nn.functional.pad(bank, (0, 0, 0, _BANK_FRAMES - bank.shape[1]))
+        return ((bank - _MEAN) / _STD).transpose(1, 2)
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
         stem: Any = self.modality_preprocessors["audio"].rgbt_stem
-        patches = stem.proj(((bank - _MEAN) / _STD).transpose(1, 2)[:, None]).flatten(2).transpose(1, 2)
+        patches = stem.proj(self.bank(waveforms)[:, None]).flatten(2).transpose(1, 2)
         embedded = self._embed("audio", stem.norm_layer(patches))
         scale: Any = self.modality_postprocessors["audio"]
         embedded = scale[1](embedded)
         return {"imagebind_audio.pth": {"": embedded.unflatten(0, (-1, _AUDIO_WINDOWS)).mean(dim=1)}}
 
-    def read_frames(self, path: Path) -> Tensor:
-        """First and last frame of each of five windows, in three crops: (30, 3, 224, 224)."""
-        spare = max(seconds_of(path) - _WINDOW_SECONDS, 0.0)
-        starts = [spare * number / (_VIDEO_WINDOWS - 1) for number in range(_VIDEO_WINDOWS)]
-        times = [time for start in starts for time in (start, start + _WINDOW_SECONDS - 1e-3)]
-        pictures = short_side(frames_at(path, times), "bilinear")
-        return torch.cat([crop(pictures, where) for where in (0.0, 0.5, 1.0)])
-
     @torch.inference_mode()
     def encode_video(self, frames: Tensor) -> dict[str, dict[str, Tensor]]:
-        """What ``read_frames`` gives of each clip, uint8 (B, 30, 3, 224, 224) -> (B, 1024)."""
+        """Crop after crop of 4 frames, uint8 (B, 12, 3, 224, 224) -> (B, 1024)."""
         mean = torch.tensor(CLIP_MEAN, device=frames.device).view(3, 1, 1)
         std = torch.tensor(CLIP_STD, device=frames.device).view(3, 1, 1)
-        pairs = ((frames.float() / 255 - mean) / std).unflatten(1, (-1, 2)).transpose(2, 3)  # (B, 15, 3, 2, H, W)
+        crops = ((frames.float() / 255 - mean) / std).unflatten(1, (_CROPS, -1))  # (B, 3, 4, 3, H, W)
+        pairs = crops.unfold(2, _PAIR, 1).permute(0, 1, 2, 3, 6, 4, 5).flatten(1, 2)  # (B, 9, 3, 2, H, W)
         stem: Any = self.modality_preprocessors["vision"].rgbt_stem
-        embedded = []
-        for clip in pairs:
-            patches = stem.proj(clip).flatten(2).transpose(1, 2)
-            embedded.append(self._embed("vision", patches).mean(dim=0))
-        return {"imagebind_video.pth": {"": torch.stack(embedded)}}
+        patches = stem.proj(pairs.flatten(0, 1)).flatten(2).transpose(1, 2)
+        embedded = self._embed("vision", patches).unflatten(0, pairs.shape[:2])
+        return {"imagebind_video.pth": {"": embedded.mean(dim=1)}}
 
 
 class LogitScale(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from evaluation.networks.base import FeatureNetwork, load_own_keys
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
+from evaluation.sounds import SoundInput
 from pipeline.encoders.checkpoints import CheckpointFile
 
 _MEL = MelSettings(rate=16_000, fft=512, window=512, hop=160, bins=64, low=50, high=8000, norm="slaney")
@@ -45,6 +46,7 @@ class PANNs(FeatureNetwork):
         ),
     )
     caches = ("pann_features.pth",)
+    sound = SoundInput(without_mean=True)
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,10 +61,13 @@ class PANNs(FeatureNetwork):
         # The file's spectrogram is a convolution with the same window and filters that we compute.
         load_own_keys(self, paths["cnn14"], ignored=("spectrogram_extractor.", "logmel_extractor."))
 
+    def decibels(self, waveforms: Tensor) -> Tensor:
+        """The log-mel spectrogram, (B, 64, T)."""
+        return 10 * torch.log10(self.mel(waveforms).clamp(min=1e-10))
+
     @torch.inference_mode()
     def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
-        decibels = 10 * torch.log10(self.mel(waveforms).clamp(min=1e-10))
-        hidden = self.bn0(decibels[:, :, :, None]).permute(0, 3, 2, 1)  # (B, 1, T, 64)
+        hidden = self.bn0(self.decibels(waveforms)[:, :, :, None]).permute(0, 3, 2, 1)  # (B, 1, T, 64)
         for number in range(1, 7):
             hidden = self.get_submodule(f"conv_block{number}")(hidden)
             if number < 6:

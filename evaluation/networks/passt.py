@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from evaluation.networks.base import FeatureNetwork, load_own_keys
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.networks.transformer import Block, parameter
+from evaluation.sounds import SoundInput
 from pipeline.encoders.checkpoints import CheckpointFile
 
 _MEL = MelSettings(
@@ -47,7 +48,7 @@ class PaSST(FeatureNetwork):
         ),
     )
     caches = ("passt_features_embed.pth", "passt_logits.pth")
-    rate = 32_000
+    sound = SoundInput(rate=32_000, without_mean=True)
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,12 +65,15 @@ class PaSST(FeatureNetwork):
     def load(self, paths: Mapping[str, Path]) -> None:
         load_own_keys(self, paths["passt"], ignored=("head_dist.",))  # of training: outputs are averaged before
 
-    @torch.inference_mode()
-    def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
+    def bank(self, waveforms: Tensor) -> Tensor:
+        """The normalised log-mel spectrogram of 10 s, (B, 128, T)."""
         padded = nn.functional.pad(waveforms[:, :_SAMPLES], (0, max(_SAMPLES - waveforms.shape[1], 0)))
         emphasised = padded[:, 1:] - _PREEMPHASIS * padded[:, :-1]
-        bank = (torch.log(self.mel(emphasised) + 1e-5) + 4.5) / 5
-        patches = self.patch_embed["proj"](bank[:, None])  # (B, 768, 12, 99)
+        return (torch.log(self.mel(emphasised) + 1e-5) + 4.5) / 5
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
+        patches = self.patch_embed["proj"](self.bank(waveforms)[:, None])  # (B, 768, 12, 99)
         patches = patches + self.time_new_pos_embed[..., : patches.shape[-1]] + self.freq_new_pos_embed
         tokens = torch.cat([self.cls_token, self.dist_token], dim=1) + self.new_pos_embed
         hidden = torch.cat([tokens.expand(len(patches), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)

@@ -8,16 +8,16 @@ offsets told for the first and the last 14 segments. Modules are named as the of
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from evaluation.networks.base import FeatureNetwork, load_own_keys
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.networks.transformer import MLP, Attention, parameter
-from evaluation.pictures import crop, frames_at, short_side
+from evaluation.pictures import PictureInput
 from pipeline.encoders.checkpoints import CheckpointFile
 
 _WIDTH, _HEADS = 768, 12
@@ -25,7 +25,7 @@ _MEL = MelSettings(rate=16_000, fft=1024, window=400, hop=160, bins=128, low=0, 
 _SEGMENT, _STEP = 10_240, 5_120  # samples: 0.64 s, 0.32 s
 _SEGMENT_FRAMES, _STEP_FRAMES = 16, 8
 _SPECTROGRAM_FRAMES, _MEAN, _STD = 66, -4.2677393, 4.5689974
-_FRAMES_PER_SECOND = 25
+_SEGMENTS = 24  # of picture that are encoded together: a clip; memory grows with it
 _COMPARED = 14  # segments
 
 
@@ -224,6 +224,9 @@ class Synchformer(FeatureNetwork):
     )
     caches = ("synchformer_audio.pth",)
     video_caches = ("synchformer_video.pth",)
+    picture = PictureInput(Fraction(25))
+    scores_itself = True
+    batch = (4, 16)  # of 24 segments each
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,16 +246,16 @@ class Synchformer(FeatureNetwork):
         features = self.afeat_extractor((logs - _MEAN) / (2 * _STD))
         return {"synchformer_audio.pth": {"": features.unflatten(0, segments.shape[:2])}}
 
-    def read_frames(self, path: Path) -> Tensor:
-        times = np.arange(round(self.seconds * _FRAMES_PER_SECOND)) / _FRAMES_PER_SECOND
-        return crop(short_side(frames_at(path, times.tolist()), "bicubic"), 0.5)
+    @staticmethod
+    def scaled(frames: Tensor) -> Tensor:
+        """uint8 -> float32 in [-1, 1]."""
+        return frames.float() / 127.5 - 1
 
     @torch.inference_mode()
     def encode_video(self, frames: Tensor) -> dict[str, dict[str, Tensor]]:
-        scaled = frames.float() / 127.5 - 1
-        segments = scaled.unfold(1, _SEGMENT_FRAMES, _STEP_FRAMES)  # (B, S, 3, H, W, 16)
+        segments = self.scaled(frames).unfold(1, _SEGMENT_FRAMES, _STEP_FRAMES)  # (B, S, 3, H, W, 16)
         segments = segments.permute(0, 1, 2, 5, 3, 4)
-        features = torch.cat([self.vfeat_extractor(clip) for clip in segments])  # a clip at a time: memory
+        features = torch.cat([self.vfeat_extractor(part) for part in segments.flatten(0, 1).split(_SEGMENTS)])
         return {"synchformer_video.pth": {"": features.unflatten(0, segments.shape[:2])}}
 
     @torch.inference_mode()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from evaluation.networks.base import FeatureNetwork, load_own_keys
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
+from evaluation.sounds import SoundInput
 from pipeline.encoders.checkpoints import CheckpointFile
 
 _MEL = MelSettings(
@@ -47,6 +48,7 @@ class VGGish(FeatureNetwork):
         ),
     )
     caches = ("vggish_features.pth",)
+    sound = SoundInput(without_mean=True)
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,10 +69,15 @@ class VGGish(FeatureNetwork):
     def load(self, paths: Mapping[str, Path]) -> None:
         load_own_keys(self, paths["vggish"], ignored=("pproc.",))
 
-    @torch.inference_mode()
-    def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
+    def examples(self, waveforms: Tensor) -> Tensor:
+        """Log-mel patches of 0.96 s, (B, count, 96, 64)."""
         logs = torch.log(self.mel(waveforms) + 0.01).transpose(1, 2)  # (B, frames, 64)
         count = logs.shape[1] // _FRAMES
-        patches = logs[:, : count * _FRAMES].reshape(-1, 1, _FRAMES, logs.shape[2])
-        hidden = self.features(patches).permute(0, 2, 3, 1).flatten(1)  # TensorFlow's order: channels last
-        return {"vggish_features.pth": {"": self.embeddings(hidden).view(len(waveforms), count, -1)}}
+        return logs[:, : count * _FRAMES].unflatten(1, (count, _FRAMES))
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
+        examples = self.examples(waveforms)
+        hidden = self.features(examples.flatten(0, 1)[:, None])
+        hidden = hidden.permute(0, 2, 3, 1).flatten(1)  # TensorFlow's order: channels last
+        return {"vggish_features.pth": {"": self.embeddings(hidden).unflatten(0, examples.shape[:2])}}
