@@ -127,10 +127,10 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     """Raises :class:`InputError` for what is not a manifest of ours; ``name`` is for its message."""
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        names, metadata = table.schema.names, table.schema.metadata or {}  # damaged ones may be no text
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{name} is not a Parquet manifest, or is damaged ({error})") from error
-    metadata = table.schema.metadata or {}
-    missing = [column for column in SCHEMA.names if column not in table.schema.names]
+    missing = [column for column in SCHEMA.names if column not in names]
     if missing or b"clips_per_shard" not in metadata:
         raise InputError(f"{name} is not a manifest of this project: missing {', '.join(missing) or 'clips_per_shard'}")
     try:
@@ -268,9 +268,9 @@ def _clips_from_list(listed: Sequence[ListedClip], videos: str | Path | None, no
         if first is not row:
             again.append(row.clip_id if first == row else f"{row.clip_id} (with another label or split)")
     if again:
-        found.notes.append(f"{_listed(again, 'rows')} of a clip that an earlier row names: {_some(again)}")
+        found.notes.append(f"not counted, as an earlier row names the clip: {_listed(again, 'rows')}: {_some(again)}")
     if others:
-        found.notes.append(f"{_listed(others, 'files')} of a clip that has another one are not used: {_some(others)}")
+        found.notes.append(f"not used, as another file is of the clip: {_listed(others, 'files')}: {_some(others)}")
     reason = f"no file for it in {videos} under any naming" if videos else "no folder of videos was given"
     for clip_id, row in rows.items():
         clip = Clip(
@@ -313,7 +313,9 @@ def clips_from_visualsound(
         notes += more
         training = {(row.youtube_id, row.start_s) for row in listed if row.split == "train"}
         if lost := sorted(clip_name(*name) for name in held_out - training):
-            notes.append(f"{_listed(lost, 'names')} of {validation} are no training clips of {path}: {_some(lost)}")
+            notes.append(
+                f"not in the training clips of {path}: {_listed(lost, 'names')} of {validation}: {_some(lost)}"
+            )
         listed = [
             replace(row, split="validation")
             if row.split == "train" and (row.youtube_id, row.start_s) in held_out

@@ -1,5 +1,8 @@
 import csv
+import random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,3 +132,125 @@ def test_round_trip_and_damage(tmp_path):
         manifest.shard(3)
     with pytest.raises(InputError, match="twice"):
         make_manifest([*some_clips(2), *some_clips(1)], 2)
+
+
+# --- manifests that others wrote ----------------------------------------------------------------
+
+GOOD = {
+    "clip_id": ["a", "b"], "youtube_id": ["a", "b"], "start_s": [0, 0], "label": ["x", "y"], "split": ["train", "test"],
+    "path": ["/v/a.mp4", "/v/b.mp4"], "duration_s": [1.0, 2.0], "fps": [4.0, 4.0], "width": [8, 8], "height": [8, 8],
+    "has_audio": [True, False], "audio_rate": [16_000, 0], "bytes": [1, 2], "file_fingerprint": ["", ""],
+    "status": ["ok", "ok"], "reason": ["", ""],
+}  # fmt: skip
+
+
+def foreign(path, columns, metadata=None):
+    table = pa.table(columns).replace_schema_metadata({"clips_per_shard": "2"} if metadata is None else metadata)
+    pq.write_table(table, path)
+    return path
+
+
+def test_what_other_writers_call_text_and_numbers_is_read(tmp_path):
+    columns = {
+        **GOOD,
+        "label": pa.array(["x", "y"]).dictionary_encode(),
+        "path": pa.array(GOOD["path"], pa.large_string()),
+        "width": pa.array([8, 8], pa.int32()),
+        "fps": pa.array([4.0, 4.0], pa.float32()),
+        "more": [1, 2],
+    }
+    read = read_manifest(foreign(tmp_path / "m.parquet", columns))
+    assert [(clip.clip_id, clip.label, clip.split, clip.width) for clip in read.clips] == [
+        ("a", "x", "train", 8),
+        ("b", "y", "test", 8),
+    ]
+
+
+def test_ids_like_those_of_youtube_and_of_any_film_are_read(tmp_path):
+    ids = ["-rf", "Film [official] #1 100%?"]
+    assert [c.clip_id for c in read_manifest(foreign(tmp_path / "m", {**GOOD, "clip_id": ids})).clips] == ids
+
+
+UNSAFE = [
+    "../../victim",
+    "/etc/passwd",
+    "a/b",
+    "..",
+    ".",
+    ".hidden",
+    "",
+    "a\0b",
+    "a\nb",
+    "x" * 300,
+    "\u00fc" * 126,
+]
+
+
+@pytest.mark.parametrize("clip_id", UNSAFE)
+def test_an_unsafe_id_is_refused_with_its_row(tmp_path, clip_id):
+    path = foreign(tmp_path / "m.parquet", {**GOOD, "clip_id": ["a", clip_id]})
+    with pytest.raises(InputError, match=r"m\.parquet: 1 clip id cannot be the names of files:\n  row 2: ") as caught:
+        read_manifest(path)
+    assert caught.value.exit_code == 4
+    assert len(str(caught.value)) < 500
+    with pytest.raises(InputError, match="row 1: "):  # nor is one written
+        make_manifest([Clip(clip_id, "y", 0, "l", "train", "/v")], 2)
+
+
+STRANGE = {
+    "a null": ({"label": ["x", None]}, "column label has no value in row 2"),
+    "a null id": ({"clip_id": [None, "b"]}, "column clip_id has no value in row 1"),
+    "words for numbers": ({"start_s": ["0", "soon"]}, "column start_s must hold int64"),
+    "lists": ({"label": [["x"], ["y"]]}, "column label must hold string"),
+    "fractions": ({"width": [1.5, 2.5]}, "column width must hold int64"),
+    "bytes that are no text": ({"label": pa.array([b"x", b"\xff"])}, "column label must hold string"),
+    "another split": ({"split": ["train", "dev"]}, "row 2: split 'dev' is none of train, validation, test"),
+    "an id twice": ({"clip_id": ["a", "a"]}, "clip id 'a' stands twice"),
+    "a NUL in a path": ({"path": ["/v/a", "/v/\0"]}, "row 2: the path '/v/.x00' has a NUL"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_strange_column_is_named(tmp_path, name):
+    columns, said = STRANGE[name]
+    with pytest.raises(InputError, match=rf"m\.parquet: {said}"):
+        read_manifest(foreign(tmp_path / "m.parquet", {**GOOD, **columns}))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({}, "missing clips_per_shard"),
+        ({"clips_per_shard": "many"}, "clips_per_shard is no number"),
+        ({"clips_per_shard": "0"}, "clips per shard must be at least 1"),
+        ({"clips_per_shard": "-3"}, "clips per shard must be at least 1"),
+    ],
+)
+def test_strange_metadata_is_named(tmp_path, metadata, said):
+    with pytest.raises(InputError, match=said):
+        read_manifest(foreign(tmp_path / "m.parquet", GOOD, metadata))
+
+
+def test_missing_columns_and_no_rows(tmp_path):
+    with pytest.raises(InputError, match="missing split"):
+        read_manifest(foreign(tmp_path / "m", {name: column for name, column in GOOD.items() if name != "split"}))
+    with pytest.raises(InputError, match="no clips"):
+        read_manifest(foreign(tmp_path / "m", {name: pa.array(column)[:0] for name, column in GOOD.items()}))
+    for path in (tmp_path, "nosuch://place/m.parquet"):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_manifest(path)
+
+
+def test_a_flipped_byte_is_found_or_changes_nothing(tmp_path):
+    """A typed error, or (in what nobody reads, such as statistics) the same clips."""
+    path = tmp_path / "m.parquet"
+    write_manifest(make_manifest(some_clips(30), 7), path)
+    good, data = read_manifest(path), path.read_bytes()
+    dice, found = random.Random(5), 0
+    for place in dice.sample(range(len(data)), 250):
+        path.write_bytes(data[:place] + bytes([data[place] ^ (1 << dice.randrange(8))]) + data[place + 1 :])
+        try:
+            assert read_manifest(path).clips == good.clips, place
+        except InputError:
+            found += 1
+    assert found > 100
