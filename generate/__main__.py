@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.console import command, out, progress, summary
+from pipeline.console import CACHE, command, out, progress, summary
 from presets import Preset
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -21,8 +21,8 @@ def generate(
     run: Annotated[Path, typer.Option(help="folder of the training run")] = Path("runs/micro"),
     output: Annotated[Path, typer.Option("--out", "-o", help="folder; for one video the mp4 or wav")] = Path("outputs"),
     label: Annotated[str, typer.Option(help="what is heard, for one video, like 'dog barking'")] = "",
-    manifest: Annotated[Path | None, typer.Option(help="Parquet manifest; default: the cache's own")] = None,
-    cache: Annotated[Path | None, typer.Option(help="feature cache of the manifest's clips")] = None,
+    manifest: Annotated[str | None, typer.Option(help="Parquet manifest; default: the cache's own")] = None,
+    cache: Annotated[str | None, CACHE] = None,
     split: Annotated[str, typer.Option(help="train, validation, test, all; auto: test if there is one")] = "auto",
     preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
     cache_format: Annotated[str, typer.Option("--format", help="hdf5 or webdataset")] = "hdf5",
@@ -46,17 +46,20 @@ def generate(
         return
     from generate.sampling import load_sampler
     from generate.split import choose_clips, generate_split
-    from pipeline.cache import open_store
+    from pipeline.cache import cache_manifest, open_store
     from pipeline.cluster import array_slice
     from pipeline.errors import IncompleteError, InputError
     from pipeline.manifest import read_manifest
 
     if cache is None:
         raise InputError("give a VIDEO, or --cache (and --manifest) to generate a split")
-    if manifest is None or manifest.is_dir():
-        manifest = cache / "manifest.parquet"
+    store = open_store(cache, cache_format)
+    own = manifest is None or Path(manifest).is_dir()  # a folder of videos: the cache knows them
+    listing = cache_manifest(store) if own else read_manifest(str(manifest))
+    if listing is None:
+        raise InputError(f"{cache} keeps no manifest: give --manifest")
     task, tasks = array_slice(task_id, num_tasks)
-    clips = choose_clips(read_manifest(manifest), split)
+    clips = choose_clips(listing, split)
     mine = clips[task::tasks]
     sampler = load_sampler(settings, run / "mapper", choose_device(device))
     started = time.monotonic()
@@ -64,7 +67,7 @@ def generate(
         bar_task = bar.add_task("generate", total=len(mine), note="")
         result = generate_split(
             sampler,
-            open_store(cache, cache_format),
+            store,
             mine,
             output,
             lambda done, note: bar.update(bar_task, advance=done, note=note),

@@ -40,7 +40,8 @@ LINE_SECONDS = 10.0  # between two lines of progress in a log
 
 # The option that all commands with a cache have, so that they take the same places. A string: a Path makes
 # ``s3:/bucket`` of ``s3://bucket``.
-CacheOption = Annotated[str, typer.Option(help="feature cache: a folder, or an fsspec URL such as s3://bucket/cache")]
+CACHE = typer.Option(help="feature cache: a folder, or an fsspec URL such as s3://bucket/cache")
+CacheOption = Annotated[str, CACHE]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

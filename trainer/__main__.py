@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.console import command, progress, summary
+from pipeline.console import CacheOption, command, progress, summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 @app.command()
 @command
 def train(
-    cache: Annotated[Path, typer.Option(help="folder that 'make extract' filled")],
+    cache: CacheOption,
     run: Annotated[Path, typer.Option(help="folder of this run: checkpoints, metrics, the mapper")],
     preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
     cache_format: Annotated[str, typer.Option("--format", help="hdf5 or webdataset")] = "hdf5",

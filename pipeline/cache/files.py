@@ -5,12 +5,14 @@ A write is complete or absent: locally through :mod:`pipeline.writing`; object s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import fsspec
 
-from pipeline.errors import WriteError
+from pipeline.errors import InputError, WriteError
 from pipeline.writing import write_bytes
 
 
@@ -71,46 +73,68 @@ class LocalFiles:
 
 
 class RemoteFiles:
-    """An fsspec URL such as ``s3://bucket/cache``; every put there is whole or absent."""
+    """An fsspec URL such as ``s3://bucket/cache``; every put there is whole or absent.
+
+    Raises :class:`InputError` where the store cannot be reached, and :class:`WriteError` where it cannot be written.
+    """
 
     def __init__(self, url: str):
         self.root = url.rstrip("/")
-        self.filesystem, self.prefix = fsspec.core.url_to_fs(self.root)
+        try:
+            self.filesystem, self.prefix = fsspec.core.url_to_fs(self.root)
+        except (ValueError, ImportError) as error:  # an unknown scheme; one whose package is not installed
+            raise InputError(f"cannot use {url}: {error}") from error
 
     def _path(self, name: str) -> str:
-        return f"{self.prefix}/{name}"
+        return f"{self.prefix}/{name}".rstrip("/")
+
+    @contextmanager
+    def _reaching(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every store has errors of its own
+            raise InputError(f"cannot reach {self.describe(name)}: {type(error).__name__}: {error}") from error
 
     def exists(self, name: str) -> bool:
-        return bool(self.filesystem.isfile(self._path(name)))
+        with self._reaching(name):
+            return bool(self.filesystem.isfile(self._path(name)))
 
     def list(self, folder: str) -> list[str]:
-        path = self._path(folder).rstrip("/")
+        path = self._path(folder)
         self.filesystem.invalidate_cache()
-        if not self.filesystem.isdir(path):
-            return []
-        return sorted(str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in self.filesystem.ls(path, detail=False))
+        with self._reaching(folder):
+            if not self.filesystem.isdir(path):
+                return []
+            entries = [str(entry).rstrip("/") for entry in self.filesystem.ls(path, detail=False)]
+        return sorted(entry.rsplit("/", 1)[-1] for entry in entries)
 
     def read(self, name: str) -> bytes:
-        return bytes(self.filesystem.cat_file(self._path(name)))
+        with self._reaching(name):
+            return bytes(self.filesystem.cat_file(self._path(name)))
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         try:
             self.filesystem.makedirs(self._path(name).rsplit("/", 1)[0], exist_ok=True)
             self.filesystem.pipe_file(self._path(name), bytes(data))
-        except OSError as error:
-            raise WriteError(f"cannot write {self.describe(name)}: {error}") from error
+        except Exception as error:  # every store has errors of its own
+            raise WriteError(f"cannot write {self.describe(name)}: {type(error).__name__}: {error}") from error
 
     def remove(self, name: str) -> None:
         if self.exists(name):
-            self.filesystem.rm_file(self._path(name))
+            with self._reaching(name):
+                self.filesystem.rm_file(self._path(name))
 
     def size(self, name: str) -> int:
-        return int(self.filesystem.size(self._path(name)))
+        with self._reaching(name):
+            return int(self.filesystem.size(self._path(name)))
 
     def describe(self, name: str) -> str:
         return f"{self.root}/{name}"
 
 
 def open_files(root: str | Path) -> Files:
-    """Local for a path, fsspec for a URL (``scheme://``)."""
+    """Local for a path or a ``file://`` URL, fsspec for others (``scheme://``)."""
+    root = str(root).removeprefix("file://") if str(root).startswith("file:///") else root
     return RemoteFiles(str(root)) if "://" in str(root) else LocalFiles(root)

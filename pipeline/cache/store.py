@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.cache.files import LocalFiles, open_files
-from pipeline.errors import CacheError
+from pipeline.errors import CacheError, InputError, MFMError
 from pipeline.writing import remove_leftovers
 
 _SHARD = re.compile(r"^shard-(\d{5,})$")
@@ -280,10 +280,12 @@ class Store:
             raise CacheError(f"{self.describe(stage, shard)} is damaged: its content does not match its checksum")
         return content
 
-    def _damaged(self, stage: str, shard: int, error: Exception) -> CacheError:
+    def _damaged(self, stage: str, shard: int, error: Exception) -> MFMError:
         where = self.describe(stage, shard)
-        if isinstance(error, CacheError):
+        if isinstance(error, MFMError):
             return error
+        if isinstance(error, PermissionError):  # no damage: it must not be made again
+            return InputError(f"{where} cannot be read: permission denied")
         if isinstance(error, FileNotFoundError) and not self.exists(stage, shard):
             return CacheError(f"{where} does not exist")
         return CacheError(f"{where} is damaged or is not a shard of this cache ({type(error).__name__}: {error})")

@@ -15,6 +15,7 @@ from pipeline.cluster import ExtractJob, run_on_ray
 from pipeline.manifest import clips_from_folder, make_manifest
 from pipeline.report import verify
 from presets import load_preset
+from tests.commands import run_here
 from tests.end_to_end.test_line import run
 from tests.media_factory import make_media
 from tests.tiny import TINY
@@ -83,7 +84,7 @@ def test_two_workers_at_once(videos, reference, tmp_path):
 
 def test_array_slices_in_any_order_and_twice(videos, reference, tmp_path):
     for task in (2, 0, 1, 0):
-        run(
+        run_here(
             "pipeline", "extract", "--manifest", videos, "--cache", tmp_path, *SMALL,
             "--task-id", task, "--num-tasks", 3,
         )  # fmt: skip
