@@ -214,11 +214,16 @@ def _written(func: Any, args: Any, kwargs: Any) -> Any:
     return (written[0] if len(written) == 1 else tuple(written)) if written else None
 
 
+# Made of operators that turn a tensor round in place, which a wrapper cannot follow.
+_WHOLE = {"aten::stft", "aten::istft"}
+
+
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
-    decomposed = func.decompose(*args, **kwargs)  # under inference mode, what is made of other operators comes whole
-    if decomposed is not NotImplemented:
-        return decomposed
     name = func._schema.name
+    if name not in _WHOLE:  # under inference mode, what is made of other operators comes whole
+        decomposed = func.decompose(*args, **kwargs)
+        if decomposed is not NotImplemented:
+            return decomposed
     leaves = tree_leaves((args, kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     on = [tensor for tensor in tensors if isinstance(tensor, DeviceTensor)]
