@@ -7,14 +7,13 @@ each clip is; files made elsewhere have none and are taken as they come. A file 
 from __future__ import annotations
 
 import json
-import pickle
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, is_zipfile
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from evaluation.files import FileMark
 from pipeline.errors import CacheError
-from pipeline.writing import replacing, visible_files, write_text
+from pipeline.writing import remove_leftovers, replacing, visible_files, write_text
 
 Entry = Tensor | dict[str, Tensor]
 
@@ -35,7 +34,7 @@ def read_cache(path: str | Path) -> dict[str, Entry]:
     path = Path(path)
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, BadZipFile) as error:
+    except Exception as error:  # torch's reader raises many kinds for bytes that are something else
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CacheError(f"{path} cannot be read as a feature cache: cut short or not one ({reason})") from error
     if not isinstance(loaded, dict):
@@ -112,6 +111,9 @@ class FeatureFiles:
         self.made_by = dict(made_by)
         self.new: dict[str, dict[str, Entry]] = {name: {} for name in names}
         self.new_marks: dict[str, FileMark] = {}
+        remove_leftovers(folder, *map(_parts, self.paths.values()))
+        # What the next join takes in and removes; not what another process writes meanwhile.
+        self.parts = {name: set(visible_files(_parts(path))) for name, path in self.paths.items()}
         self.marks = self._held()  # of clips that all files hold
 
     def _sources(self, name: str) -> Iterator[Path]:
@@ -130,7 +132,7 @@ class FeatureFiles:
                     there = read_cache(source)
                     marks |= {clip_id: mark for clip_id, mark in _marks(source).items() if clip_id in there}
             held.append(marks)
-        return {clip_id: mark for clip_id, mark in held[0].items() if all(m.get(clip_id) == mark for m in held)}
+        return {clip_id: mark for clip_id, mark in held[0].items() if all(_same(m.get(clip_id), mark) for m in held)}
 
     def add(self, clip_id: str, mark: FileMark, entries: Mapping[str, Entry]) -> None:
         """One clip's entry of every file, in memory until :meth:`save`."""
@@ -144,7 +146,9 @@ class FeatureFiles:
             return
         token = uuid.uuid4().hex[:12]
         for name, path in self.paths.items():
-            write_cache(_parts(path) / f"{token}.pth", self.new[name], self.made_by, self.new_marks)
+            part = _parts(path) / f"{token}.pth"
+            write_cache(part, self.new[name], self.made_by, self.new_marks)
+            self.parts[name] |= {part, part.with_suffix(".json")}
             self.new[name] = {}
         self.marks |= self.new_marks
         self.new_marks = {}
@@ -153,9 +157,13 @@ class FeatureFiles:
         """Make one file of each file and its parts, with ``marks`` as the clips' versions; parts go."""
         self.save()
         for name, path in self.paths.items():
-            parts = visible_files(_parts(path), "*.pth")
             known = _marks(path) if path.is_file() and maker(path) == self.made_by else {}
-            if known and not parts and known.keys() == marks.keys() and all(_same(known[c], marks[c]) for c in known):
+            if (
+                known
+                and not self.parts[name]
+                and known.keys() == marks.keys()
+                and all(_same(known[c], marks[c]) for c in known)
+            ):
                 if known != dict(marks):  # the same files, elsewhere
                     _write_sidecar(path, self.made_by, marks)
                 continue
@@ -166,9 +174,9 @@ class FeatureFiles:
                     held = read_cache(source)
                     entries |= {c: held[c] for c, mark in marks.items() if c in held and _same(known.get(c), mark)}
             write_cache(path, entries, self.made_by, {c: marks[c] for c in entries})
-            for part in parts:
+            for part in self.parts[name]:
                 part.unlink(missing_ok=True)
-                part.with_suffix(".json").unlink(missing_ok=True)
+            self.parts[name] = set()
             with suppress(OSError):  # another process may be adding to it
                 _parts(path).rmdir()
         self.marks = dict(marks)

@@ -12,10 +12,11 @@ import torch
 
 from evaluation.caches import finite, maker, read_cache
 from evaluation.extract import Reading, extract
-from evaluation.files import SUFFIXES, VIDEO_SUFFIXES, find_files
+from evaluation.files import find_files
 from evaluation.networks import NETWORKS, FeatureNetwork, load_network
 from evaluation.scores import METRICS, Features, Metric
 from pipeline.errors import InputError, MFMError
+from pipeline.media import VIDEO_SUFFIXES
 from presets import Preset
 
 _RESAMPLES, _CONFIDENCE, _SEED = 1000, 0.95, 0
@@ -131,7 +132,7 @@ def _match(sides: Mapping[str, Side], ready: Mapping[str, Mapping[str, Features]
     if empty := [f"{where.sounds} ({side})" for side, where in sides.items() if not ids[side]]:
         reasons = "".join(f"\n  {clip}: {reason}" for clip, reason in list(result.excluded.items())[:5])
         raise InputError(
-            f"there is neither usable sound ({', '.join(SUFFIXES)}) nor a feature file in {', '.join(empty)}{reasons}"
+            f"there is neither usable sound (.wav, .flac or a video) nor a feature file in {', '.join(empty)}{reasons}"
         )
     result.matched = sorted(ids["generated"] & ids["reference"])
     result.missing = sorted(ids["reference"] - ids["generated"])

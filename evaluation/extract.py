@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from evaluation.files import FileMark, mark
 from evaluation.networks import FeatureNetwork
 from evaluation.pictures import PictureInput
 from evaluation.sounds import SoundInput
-from pipeline.decoding import DecodePool, Job, prefetch
+from pipeline.decoding import Call, DecodePool, prefetch
 from pipeline.errors import ClipError
 from presets import MediaConfig
 
@@ -35,13 +34,8 @@ class Reading:
     timeout_seconds: float = 60.0
 
 
-def read_input(job: Job, config: MediaConfig, reader: SoundInput | PictureInput) -> tuple[np.ndarray, FileMark]:
+def read_input(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarray, FileMark]:
     """What a network is given of one file, and of which version of the file; raises :class:`ClipError`."""
-    torch.set_num_threads(1)  # in a worker: the others and the network want the cores
-    return _read(Path(job.path), reader)
-
-
-def _read(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarray, FileMark]:
     version = mark(path)
     values = reader.read(path)
     if version.still(path) != version:
@@ -49,9 +43,15 @@ def _read(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarray, Fi
     return values, version
 
 
+def read_in_worker(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarray, FileMark]:
+    """:func:`read_input` with one thread: the other workers and the network want the cores, too."""
+    torch.set_num_threads(1)
+    return read_input(path, reader)
+
+
 def _attempt(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarray, FileMark] | ClipError:
     try:
-        return _read(path, reader)
+        return read_input(path, reader)
     except ClipError as error:
         return error
     except Exception as error:  # as in the workers: a file must never end the job
@@ -64,12 +64,10 @@ def _reading(
 ) -> Iterator[Iterable[Any]]:
     """The files' contents or :class:`ClipError`, in order, at most ``ahead`` of them before they are asked for."""
     with contextlib.ExitStack() as stack:
+        items: Iterator[Any] = (_attempt(path, reader) for path in paths)
         if how.workers and len(paths) >= _WORTH_WORKERS:
-            decoder: Any = partial(read_input, reader=reader)
-            pool = stack.enter_context(DecodePool(MediaConfig(), how.workers, how.timeout_seconds, decoder))
-            items: Iterator[Any] = pool.decode(Job(str(path)) for path in paths)
-        else:
-            items = (_attempt(path, reader) for path in paths)
+            pool = stack.enter_context(DecodePool(MediaConfig(), how.workers, how.timeout_seconds))
+            items = pool.map(Call(read_in_worker, (path, reader), path=str(path)) for path in paths)
         yield stack.enter_context(contextlib.closing(prefetch(items, ahead)))
 
 

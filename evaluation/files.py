@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ClipError
+from pipeline.media import VIDEO_SUFFIXES
 from pipeline.writing import visible_files
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm")
 SUFFIXES = (".wav", ".flac", *VIDEO_SUFFIXES)
 _BLOCK = 1 << 20
 

@@ -1,6 +1,7 @@
 """Two folders of sound, or of feature files, and what comes of them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from evaluation.__main__ import app
 from evaluation.caches import read_cache, write_cache
-from evaluation.evaluate import Side, confidence_interval, evaluate
+from evaluation.evaluate import Side, Work, confidence_interval, evaluate
 from evaluation.extract import extract
 from evaluation.files import find_files
 from evaluation.networks.onsets import Onsets
@@ -196,6 +197,70 @@ def test_sound_is_never_taken_from_the_videos(tmp_path):
     result = run("--out", tmp_path / "out", "--reference", tmp_path / "truth", "--networks", "onsets")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["values"]["onset_F1"] < 0.5
+
+
+def test_short_sounds_and_leftovers_are_named_or_ignored_and_never_scored(tmp_path):
+    make_sounds(tmp_path / "out" / "truth", range(4))
+    make_sounds(tmp_path / "out" / "wav_8s", range(3))
+    for number, samples in ((0, 80_000), (1, 1)):  # 5 s, and one sample
+        path = tmp_path / "out" / "wav_8s" / f"world{number:06d}_000000.wav"
+        write_wav(path, np.full(samples, 0.1), 16_000)
+    shutil.copy(path, path.with_name(".world000003_000000.4711.tmp.wav"))
+    result = run("--out", tmp_path / "out", "--networks", "onsets", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["matched"] == ["world000002_000000"]
+    assert found["missing"] == [f"world00000{n}_000000" for n in (0, 1, 3)]
+    assert {clip: reason.split(":")[0] for clip, reason in found["excluded"].items()} == {
+        "world000000_000000 (generated)": "too_short",
+        "world000001_000000 (generated)": "too_short",
+    }
+    text = (tmp_path / "out" / "evaluation.md").read_text()
+    assert "world000001_000000.wav has 0.000 s of sound, 8 s are needed" in text
+
+
+def test_a_second_reference_of_the_same_name_is_scored_with_its_own_features(tmp_path):
+    make_sounds(tmp_path / "out" / "wav_8s", range(3))
+    make_sounds(tmp_path / "one" / "truth", range(3))
+    make_sounds(tmp_path / "two" / "truth", range(3), shift=0.3)
+    scores = []
+    for reference in ("one", "two", "one"):
+        result = run("--out", tmp_path / "out", "--reference", tmp_path / reference / "truth", "--networks", "onsets")
+        assert result.exit_code == 0, result.output
+        scores.append(json.loads((tmp_path / "out" / "evaluation.json").read_text())["values"]["onset_F1"])
+    assert scores[0] == scores[2] == 1
+    assert scores[1] < 0.5
+
+
+def test_a_clip_that_is_gone_is_no_longer_scored(tmp_path):
+    make_sounds(tmp_path / "out" / "wav_8s", range(3))
+    make_sounds(tmp_path / "out" / "truth", range(3))
+    run("--out", tmp_path / "out", "--networks", "onsets")
+    (tmp_path / "out" / "wav_8s" / "world000001_000000.wav").unlink()
+    assert run("--out", tmp_path / "out", "--networks", "onsets").exit_code == 0
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (found["matched"], found["missing"]) == (
+        ["world000000_000000", "world000002_000000"],
+        ["world000001_000000"],
+    )
+
+
+def test_progress_counts_the_clips_of_each_step(tmp_path):
+    make_sounds(tmp_path / "wav", range(2))
+    steps = []
+    side = Side(tmp_path / "wav", tmp_path / "f")
+    evaluate(PRESET, ["onsets"], side, side, Work(on_step=lambda *step: steps.append(step)))
+    assert steps == [
+        ("onsets, generated", 0, 2), ("onsets, generated", 2, 2), ("onsets, reference", 2, 2),
+    ]  # fmt: skip
+
+
+def test_the_command_is_named_or_not(tmp_path):
+    named = run("evaluate", "--out", tmp_path / "nowhere")
+    assert (named.exit_code, "is not a folder" in named.output) == (4, True)
+    both = run("--help")
+    assert "evaluate" in both.output
+    assert "filter" in both.output
 
 
 @pytest.mark.parametrize(
