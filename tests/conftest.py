@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: each, and w
 import pytest
 import torch
 
+from tests import layouts
 from tests.recipe import official_state
 
 
@@ -19,11 +20,11 @@ def official_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("official")
     cavp = {f"module.{key}": value for key, value in official_state("cavp").items()}
     cavp |= {"module.spec_encoder.conv0.weight": torch.zeros(3), "module.logit_scale": torch.tensor(1.0)}
-    torch.save({"state_dict": cavp, "epoch": 66}, folder / "cavp_epoch66.ckpt")
+    torch.save(layouts.open_clip(cavp), folder / "cavp_epoch66.ckpt")
 
     audiomae = official_state("audiomae")
     audiomae |= {"decoder_pos_embed": torch.zeros(1, 3, 4), "decoder_blocks.0.norm1.weight": torch.ones(4)}
-    torch.save({"model": audiomae}, folder / "audiomae_16k_128bins.ckpt")
+    torch.save(layouts.mae(audiomae), folder / "audiomae_16k_128bins.ckpt")
 
     timechat = official_state("timechat_small")
     vit = {
@@ -44,8 +45,8 @@ def official_files(tmp_path_factory):
         "Qformer.bert.encoder.layer.7.output.dense.bias": torch.zeros(3),
         "Qformer.cls.bias": torch.zeros(3),
     }
-    torch.save({"model": qformer}, folder / "instruct_blip_vicuna7b_trimmed.pth")
+    torch.save(layouts.lavis(qformer), folder / "instruct_blip_vicuna7b_trimmed.pth")
     rest = {key: value for key, value in timechat.items() if key.startswith(("video_", "llama_proj."))}
     rest |= {"llama_model.base_model.q_proj.lora_A.weight": torch.zeros(3)}
-    torch.save({"model": rest}, folder / "timechat_7b.pth")
+    torch.save(layouts.lavis(rest), folder / "timechat_7b.pth")
     return folder

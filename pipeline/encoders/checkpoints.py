@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pipeline.encoders.pickled_values import StandIn
+from pipeline.encoders.torch_files import read_torch_file
 from pipeline.errors import WeightsError
 
 State = dict[str, torch.Tensor]
@@ -72,43 +72,36 @@ def sha256_state(state: Mapping[str, torch.Tensor]) -> str:
 def read_state(path: str | Path) -> State:
     """Tensors of a ``.safetensors``, ``.pth`` or ``.ckpt`` file, without running any code in it.
 
-    The nesting ``state_dict`` or ``model`` is opened. Raises :class:`WeightsError` naming the file.
+    The nesting ``state_dict`` or ``model`` is opened; what a training script saved beside it is not read. Raises
+    :class:`WeightsError` naming the file.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"checkpoint {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            loaded: object = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        BadZipFile,
-        ValueError,
-    ) as error:
-        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} cannot be read as a checkpoint: cut short or not one ({reason})") from error
+    loaded: object
+    not_read: frozenset[str] = frozenset()
+    if path.suffix == ".safetensors":
+        try:
+            loaded = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            raise WeightsError(f"{path} cannot be read as a checkpoint: cut short or not one ({reason})") from error
+    else:
+        file = read_torch_file(path)
+        loaded, not_read = file.content, file.not_read
     for nesting in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(nesting), dict):
             loaded = loaded[nesting]
+    beside = f"; it holds objects that are not read: {', '.join(sorted(not_read)[:5])}" if not_read else ""
     if not isinstance(loaded, dict):
-        raise WeightsError(f"{path} holds a {type(loaded).__name__}, not a dict of tensors")
+        kind = loaded.name if isinstance(loaded, StandIn) else type(loaded).__name__
+        raise WeightsError(f"{path} holds a {kind}, not a dict of tensors{beside}")
     state = {
         str(key).removeprefix("module."): value for key, value in loaded.items() if isinstance(value, torch.Tensor)
     }
     if not state:
-        raise WeightsError(f"{path} holds no tensors")
+        raise WeightsError(f"{path} holds no tensors{beside}")
     return state
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
 
 
 def _listed(title: str, lines: Sequence[str], most: int = 12) -> list[str]:
