@@ -129,12 +129,14 @@ def run_on_ray(
     waiting, tries = list(shards), dict.fromkeys(shards, 0)
     actors = [actor.remote(job) for _ in range(count)]
     running: dict[Any, tuple[Any, int]] = {}
+    unfinished: set[int] = set()  # given to an actor
     try:
         while waiting or running:
             busy = {handle for handle, _ in running.values()}
             for handle in [handle for handle in actors if handle not in busy]:
                 if waiting:
                     shard = waiting.pop(0)
+                    unfinished.add(shard)
                     running[handle.make.remote(shard)] = (handle, shard)
             finished, _ = ray.wait(list(running), num_returns=1)
             handle, shard = running.pop(finished[0])
@@ -154,10 +156,11 @@ def run_on_ray(
                 continue
             if isinstance(result, MFMError):
                 raise result
+            unfinished.discard(shard)
             report.merge(result)
             on_shard(shard)
     finally:
         for handle in actors:
             ray.kill(handle)
-        job.release([shard for _, shard in running.values()] + [shard for shard, count in tries.items() if count])
+        job.release(sorted(unfinished))
     return report

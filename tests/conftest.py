@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. Nothing here reaches a network."""
 
 import os
+import subprocess
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -50,3 +51,15 @@ def official_files(tmp_path_factory):
     rest |= {"llama_model.base_model.q_proj.lora_A.weight": torch.zeros(3)}
     torch.save(layouts.lavis(rest), folder / "timechat_7b.pth")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB; only root may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -5,6 +5,7 @@ A write is complete or absent: locally through :mod:`pipeline.writing`; object s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Protocol
 import fsspec
 
 from pipeline.errors import InputError, WriteError
-from pipeline.writing import write_bytes
+from pipeline.writing import is_hidden, write_bytes
 
 
 class Files(Protocol):
@@ -24,7 +25,7 @@ class Files(Protocol):
     def exists(self, name: str) -> bool: ...
 
     def list(self, folder: str) -> list[str]:
-        """Names directly in a folder, sorted; empty if there is no such folder."""
+        """Names directly in a folder, sorted, without hidden ones; empty if there is no such folder."""
         ...
 
     def read(self, name: str) -> bytes: ...
@@ -54,7 +55,12 @@ class LocalFiles:
 
     def list(self, folder: str) -> list[str]:
         path = self.path(folder)
-        return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+        try:
+            return sorted(name for name in os.listdir(path) if not is_hidden(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
     def read(self, name: str) -> bytes:
         return self.path(name).read_bytes()
@@ -108,7 +114,8 @@ class RemoteFiles:
             if not self.filesystem.isdir(path):
                 return []
             entries = [str(entry).rstrip("/") for entry in self.filesystem.ls(path, detail=False)]
-        return sorted(entry.rsplit("/", 1)[-1] for entry in entries)
+        names = [entry.rsplit("/", 1)[-1] for entry in entries]
+        return sorted(name for name in names if not is_hidden(name))
 
     def read(self, name: str) -> bytes:
         with self._reaching(name):

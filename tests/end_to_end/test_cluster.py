@@ -12,8 +12,10 @@ import pytest
 
 from pipeline.cache import convert, open_store
 from pipeline.cluster import ExtractJob, run_on_ray
+from pipeline.errors import DeviceMemoryError
 from pipeline.manifest import clips_from_folder, make_manifest
 from pipeline.report import verify
+from pipeline.stages import STAGES
 from presets import load_preset
 from tests.commands import run_here
 from tests.end_to_end.test_line import run
@@ -140,6 +142,24 @@ def test_full_disk_stops_with_one_message(videos, tmp_path):
     assert list((tmp_path / "cavp").iterdir()) == []
 
 
+class ShortOfMemory(ExtractJob):
+    """A job whose device is too small; one of its shards is a defect of ours."""
+
+    def extractor(self, on_clip=lambda clips: None):
+        return Failing(super().extractor(on_clip))
+
+
+class Failing:
+    def __init__(self, extractor):
+        self.extractor, self.report = extractor, None
+
+    def run(self, shards):
+        self.extractor.encoder(STAGES["cavp"])
+        self.extractor.claims.open()
+        assert self.extractor.claims.take("cavp", shards[0])
+        raise DeviceMemoryError("CUDA out of memory") if shards == [0] else ZeroDivisionError("a defect")
+
+
 class TestRay:
     """A real Ray cluster of two nodes on this machine."""
 
@@ -173,3 +193,13 @@ class TestRay:
         run_on_ray(job, range(manifest.shard_count), after)
         assert sorted(made) == list(range(6))
         assert_same_cache(open_store(tmp_path), reference)
+
+    def test_errors_of_a_task_are_themselves_not_lost_workers(self, cluster, videos, tmp_path):
+        """And what the workers had claimed is free again."""
+        manifest = make_manifest(clips_from_folder(videos), 2)
+        preset = load_preset(TINY, ["cache.decode_workers=1"])
+        job = ShortOfMemory(manifest, str(tmp_path), "hdf5", preset, ("cavp",), {"device": "cpu"})
+        for shard, error in ((0, DeviceMemoryError), (1, ZeroDivisionError)):
+            with pytest.raises(error):
+                run_on_ray(job, [shard])
+        assert list(tmp_path.rglob("*.claim")) == []

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+import torch
 
 from pipeline.cache import open_store
-from pipeline.errors import CacheError, FailureRateError, InputError, WeightsError
+from pipeline.errors import CacheError, DeviceMemoryError, FailureRateError, InputError, WeightsError, WriteError
 from pipeline.extract import Extractor, parse_shards
 from pipeline.manifest import clips_from_folder, make_manifest
+from pipeline.report import verify
+from pipeline.stages import Stage
 from presets import load_preset
 from tests.media_factory import make_media
 from tests.tiny import TINY
@@ -102,6 +105,36 @@ def test_a_wrong_path_does_not_quarantine_everything(tmp_path, preset, clips):
     with pytest.raises(FailureRateError, match=r"1 of 1 clips.*\n.*text\.mp4"):
         extract(manifest, store, preset)
     assert store.stages() == []
+
+
+@pytest.mark.parametrize("free", [0, 2, 7])
+def test_a_full_disk_stops_in_order_and_goes_on(tmp_path, small_disk, preset, clips, free):
+    """Full before the manifest, after the claim, after the first shard: kilobytes that are free."""
+    manifest = make_manifest(clips[:3], 1)
+    reference = open_store(tmp_path / "reference")
+    extract(manifest, reference, preset, ["cavp"])
+    store = open_store(small_disk)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"0" * (64 - 4 * free) * 1024)  # blocks of 4 KiB
+    with pytest.raises(WriteError, match=r"cannot write .*: the disk is full; nothing was left behind"):
+        extract(manifest, store, preset, ["cavp"])
+    assert [path for path in small_disk.rglob("*") if path.suffix == ".claim" or path.name.startswith(".")] == []
+    assert verify(store) == []
+    ballast.unlink()
+    extract(manifest, store, preset, ["cavp"])
+    for shard in range(3):
+        assert store.read("cavp", shard).checksum == reference.read("cavp", shard).checksum
+
+
+def test_a_device_without_memory_says_so(tmp_path, preset, clips, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    monkeypatch.setattr(Stage, "encode", full)
+    store = open_store(tmp_path)
+    with pytest.raises(DeviceMemoryError, match=r"2 clips of stage 'cavp'.*cache.encode_batch \(now 2\).*CUDA out"):
+        extract(make_manifest(clips, 4), store, preset, ["cavp"])
+    assert list(tmp_path.rglob("*.claim")) == []
 
 
 def test_missing_official_weights_stop_before_anything_is_written(tmp_path, clips):

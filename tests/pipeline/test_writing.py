@@ -32,18 +32,6 @@ from pipeline.writing import (
 )
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 KiB; only root may mount one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def everything_in(folder):
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
