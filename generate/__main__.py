@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from pipeline.console import CACHE, command, out, progress, summary
+from pipeline.console import CACHE, command, out, progress, shown, summary
 from presets import Preset
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -19,7 +22,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 def generate(
     video: Annotated[Path | None, typer.Argument(help="one video; leave out to generate a split")] = None,
     run: Annotated[Path, typer.Option(help="folder of the training run")] = Path("runs/micro"),
-    output: Annotated[Path, typer.Option("--out", "-o", help="folder; for one video the mp4 or wav")] = Path("outputs"),
+    output: Annotated[
+        Path, typer.Option("--out", "-o", help="folder; for one video a file: mp4, mov, mkv, webm, wav, flac")
+    ] = Path("outputs"),
     label: Annotated[str, typer.Option(help="what is heard, for one video, like 'dog barking'")] = "",
     manifest: Annotated[str | None, typer.Option(help="Parquet manifest; default: the cache's own")] = None,
     cache: Annotated[str | None, CACHE] = None,
@@ -28,6 +33,9 @@ def generate(
     cache_format: Annotated[str, typer.Option("--format", help="hdf5 or webdataset")] = "hdf5",
     seed: Annotated[int | None, typer.Option(help="of the start noise; default: the preset's")] = None,
     candidates: Annotated[int, typer.Option(help="for one video: make so many, keep the best by its score")] = 1,
+    video_codec: Annotated[
+        str, typer.Option(help="of the picture: copy, h264 (encodes what is not), auto: copy wherever possible")
+    ] = "auto",
     task_id: Annotated[int | None, typer.Option(help="this task of an array job, from 0")] = None,
     num_tasks: Annotated[int | None, typer.Option(help="tasks of the array job")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
@@ -42,7 +50,7 @@ def generate(
     if settings.note:
         out.print(f"note: {settings.note}")
     if video is not None:
-        one_video(video, run, output, label, settings, choose_device(device), candidates)
+        one_video(video, run, output, label, settings, choose_device(device), candidates, video_codec)
         return
     from generate.sampling import load_sampler
     from generate.split import choose_clips, generate_split
@@ -89,31 +97,57 @@ def generate(
         raise IncompleteError(f"{len(result.failed)} of {len(mine)} clips could not be generated (named above)")
 
 
-def one_video(video: Path, run: Path, output: Path, label: str, settings: Preset, device: str, candidates: int) -> None:
+def one_video(
+    video: Path, run: Path, asked: Path, label: str, settings: Preset, device: str, candidates: int, video_codec: str
+) -> None:
     from generate.mux import mux
+    from generate.outputs import plan_output
     from generate.video_to_audio import VideoToAudio
+    from pipeline.decoding import killable
+    from pipeline.errors import MFMError
     from pipeline.media import check_file
-    from pipeline.media_writing import write_wav
+    from pipeline.media_writing import read_wav_parts, write_flac
 
     check_file(video)
     started = time.monotonic()
+    limit = settings.cache.decode_timeout_seconds
+    output = plan_output(video, asked, video_codec, limit)
+    if output.picture is not None and output.picture.note:
+        out.print(f"note: {shown(output.picture.note)}")
     model = VideoToAudio.from_pretrained(run / "mapper", settings, device)
-    best, rate = model.best(video, label, candidates=candidates), model.sampler.audioldm2.sample_rate
-    waveform = best.waveform
-    path = output if output.suffix else output / f"{video.stem}.mp4"
-    if path.suffix == ".wav":
-        write_wav(path, waveform, rate)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mux(video, waveform, rate, path)
+    rate = model.sampler.audioldm2.sample_rate
+    with ExitStack() as stack:
+        wav = output.sound
+        if wav.suffix.lower() != ".wav":  # the sound alone in another format
+            wav = Path(stack.enter_context(TemporaryDirectory())) / "sound.wav"
+        with progress() as bar:
+            task = bar.add_task("generate", total=None, note="")
+            made = model.write(
+                video,
+                wav,
+                label,
+                candidates=candidates,
+                on_window=lambda done, total, note: bar.update(task, completed=done, total=total, note=note),
+            )
+        if output.video is not None:
+            try:
+                # Copying takes a moment; encoding again may be a good deal slower than playing.
+                longest = limit + 30 * made.seconds
+                killable(mux, video, wav, rate, output.video, output.picture, seconds=longest)
+            except MFMError:
+                print(f"the sound is kept: {shown(wav)}", file=sys.stderr)
+                raise
+        elif wav != output.sound:
+            write_flac(output.sound, read_wav_parts(wav), rate)
     summary(
         "generate",
         {
             "label": label or "none",
-            "sound": f"{len(waveform) / rate:.2f} s",
-            **({"best of": f"{candidates}: seed {best.seed}, token cosine {best.score:.3f}"} if candidates > 1 else {}),
+            "sound": f"{made.seconds:.2f} s",
+            **({"best of": f"{candidates}: seed {made.seed}, token cosine {made.score:.3f}"} if candidates > 1 else {}),
             "seconds": f"{time.monotonic() - started:.1f}",
-            "written to": path,
+            **({"sound alone": output.sound} if output.video is not None else {}),
+            "written to": output.video or output.sound,
         },
     )
 

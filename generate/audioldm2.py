@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,13 +197,20 @@ class AudioLDM2:
         noise = [torch.randn(self.latent_shape, generator=_generator(clip_id, seed)) for clip_id in clip_ids]
         return torch.stack(noise).to(self.device)
 
-    def window_noise(self, clip_id: str, seed: int, starts: Sequence[int]) -> Tensor:
-        """Start noise of windows of one long clip, from latent row ``starts`` on: where they overlap, the same."""
+    def window_noise(self, clip_id: str, seed: int, starts: Iterable[int]) -> Iterator[Tensor]:
+        """Start noise (C, H, W) of each window of one long clip, from latent row ``starts`` on (ascending).
+
+        Where windows overlap, it is the same. Drawn as it is needed, so a film's length does not matter.
+        """
         channels, rows, bins = self.latent_shape
         generator = _generator(clip_id, seed)
-        # Row by row, so that a longer film begins with the noise of a shorter one.
-        long = torch.stack([torch.randn((channels, bins), generator=generator) for _ in range(starts[-1] + rows)], 1)
-        return torch.stack([long[:, start : start + rows] for start in starts]).to(self.device)
+        held: list[Tensor] = []  # rows, each (C, bins); row by row, so that a longer film begins like a shorter one
+        begin = 0
+        for start in starts:
+            lacking = start + rows - begin - len(held)
+            held += [torch.randn((channels, bins), generator=generator) for _ in range(lacking)]
+            held, begin = held[start - begin :], start
+            yield torch.stack(held, 1).to(self.device)
 
     @torch.inference_mode()
     def denoise(

@@ -18,6 +18,7 @@ from presets import Preset
 from trainer.mapper import Mapper
 from trainer.registry import MFMMapper
 
+NOT_FINITE = "the sampler gave NaN or Inf; try generation.precision=float32, or another seed"
 _SPEED_ONLY = ("batch", "decode_batch", "reuse_keys")
 
 
@@ -73,7 +74,10 @@ class Sampler:
         seeds: Sequence[int],
         on_step: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
-        """Tokens (B, 8, D), labels, start noise (B, C, H, W) and seeds of the steps' -> waveforms (B, samples)."""
+        """Tokens (B, 8, D), labels, start noise (B, C, H, W) and seeds of the steps' -> waveforms (B, samples).
+
+        All of a waveform is NaN where the model gave any NaN or Inf: whoever takes it must look.
+        """
         generation, model = self.preset.generation, self.audioldm2
         text, mask = model.encode_labels(labels)
         latents = model.denoise(
@@ -88,7 +92,9 @@ class Sampler:
             reuse_keys=generation.reuse_keys,
             on_step=on_step,
         )
-        return np.clip(model.decode(latents, self.preset.media.samples, generation.decode_batch).numpy(), -1.0, 1.0)
+        waveforms = model.decode(latents, self.preset.media.samples, generation.decode_batch).numpy()
+        finite = np.isfinite(waveforms).all(axis=1, keepdims=True)  # before clipping, which makes Inf a 1
+        return np.where(finite, np.clip(waveforms, -1.0, 1.0), np.float32(np.nan))
 
 
 def load_sampler(preset: Preset, mapper_folder: str | Path, device: str = "cpu") -> Sampler:

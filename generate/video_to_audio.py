@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generate.sampling import Sampler, load_sampler
+from generate.sampling import NOT_FINITE, Sampler, load_sampler
 from generate.schedulers import step_seeds
-from generate.windows import join_windows, window_rows
+from generate.windows import joined, window_rows
 from pipeline.decoding import decode_killable, killable
 from pipeline.encoders import load_encoder
-from pipeline.errors import ClipError, InputError
+from pipeline.errors import ClipError, IncompleteError, InputError
 from pipeline.media import probe
+from pipeline.media_writing import write_wav
+from pipeline.writing import temporary_beside, write_error
 from presets import Preset, load_preset
+
+OnWindow = Callable[[float, int, str], None]  # windows done (also parts of one), of how many, and a word on them
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,53 @@ class Candidate:
     waveform: np.ndarray
     seed: int
     score: float
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the seed it was made with, its score (higher is better), and the length in seconds."""
+
+    seed: int
+    score: float
+    seconds: float
+
+
+@dataclass
+class _Film:
+    """Windows of a video, by the latent row where each starts, and the tokens of those looked at so far."""
+
+    video: Path
+    rows: list[int]
+    seconds: float
+    tokens: list[Tensor] = field(default_factory=list)
+    has_picture: bool = False
+
+
+@dataclass
+class _Take:
+    """One candidate while it is made: its sound, part by part, and the cosines of the windows that are done."""
+
+    film: _Film
+    seed: int
+    which: str
+    before: int
+    total: int
+    on_window: OnWindow
+    parts: Iterator[np.ndarray] = field(default_factory=lambda: iter(()))
+    cosines: list[Tensor] = field(default_factory=list)
+
+    def score(self) -> float:
+        return float(torch.cat(self.cosines).mean()) if self.cosines else 0.0
+
+    def steps_of(self, batch: range, steps: int) -> Callable[[], None]:
+        """To be called after each step of the sampler: tells how far the windows of a batch are."""
+        taken, note = count(1), f"{self.which}window {batch[-1] + 1} of {len(self.film.rows)}"
+
+        def step() -> None:
+            part = min(1.0, next(taken) / steps)
+            self.on_window(self.before + batch[0] + part * len(batch), self.total, note)
+
+        return step
 
 
 class VideoToAudio:
@@ -50,22 +104,65 @@ class VideoToAudio:
     def __call__(
         self, video: str | Path, label: str = "", seed: int | None = None, candidates: int = 1
     ) -> tuple[np.ndarray, int]:
-        """Sound as long as the video: float32 (samples,) in [-1, 1], and its rate. Raises ClipError."""
+        """Sound as long as the video: float32 (samples,) in [-1, 1], and its rate. Raises as :meth:`best`."""
         return self.best(video, label, seed, candidates).waveform, self.sampler.audioldm2.sample_rate
 
     def best(self, video: str | Path, label: str = "", seed: int | None = None, candidates: int = 1) -> Candidate:
         """The best of ``candidates`` seeds, counted from ``seed`` (default: the preset's).
 
         The score is the mean cosine between the tokens that the mapper predicts and AudioMAE's of the sound
-        that came out; of one candidate it is not computed.
+        that came out; of one candidate it is not computed. Raises :class:`ClipError` if the video cannot be used,
+        :class:`IncompleteError` if the sound has NaN or Inf.
         """
+        made = []
+        for take in self._takes(video, label, seed, candidates, lambda done, total, note: None):
+            made.append(Candidate(np.concatenate(list(take.parts)), take.seed, take.score()))
+        return max(made, key=lambda candidate: candidate.score)
+
+    def write(
+        self,
+        video: str | Path,
+        path: str | Path,
+        label: str = "",
+        seed: int | None = None,
+        candidates: int = 1,
+        on_window: OnWindow = lambda done, total, note: None,
+    ) -> Written:
+        """The best of ``candidates`` as a wav; memory does not grow with the film. Raises as :meth:`best`."""
+        path, best, rate = Path(path), None, self.sampler.audioldm2.sample_rate
+        kept = temporary_beside(path)
+        try:
+            for take in self._takes(video, label, seed, candidates, on_window):
+                another = temporary_beside(path)
+                try:
+                    write_wav(another, take.parts, rate)
+                    if best is None or take.score() > best.score:
+                        best = Written(take.seed, take.score(), take.film.seconds)
+                        os.replace(another, kept)
+                finally:
+                    another.unlink(missing_ok=True)
+            assert best is not None
+            try:
+                os.replace(kept, path)
+            except OSError as error:
+                raise write_error(path, error) from error
+            return best
+        finally:
+            kept.unlink(missing_ok=True)
+
+    def _takes(
+        self, video: str | Path, label: str, seed: int | None, candidates: int, on_window: OnWindow
+    ) -> Iterator[_Take]:
         if candidates < 1:
             raise InputError(f"{candidates} candidates: at least one is needed")
         first = self.sampler.preset.generation.seed if seed is None else seed
-        starts, seconds = self._windows(video)
-        tokens = self._tokens(video, starts)
-        made = [self._make(video, label, first + n, starts, seconds, tokens, candidates > 1) for n in range(candidates)]
-        return max(made, key=lambda candidate: candidate.score)
+        film = _Film(Path(video), *self._windows(video))
+        for n in range(candidates):
+            which = f"candidate {n + 1} of {candidates}, " if candidates > 1 else ""
+            take = _Take(film, first + n, which, n * len(film.rows), candidates * len(film.rows), on_window)
+            samples = round(film.seconds * self.sampler.audioldm2.sample_rate)
+            take.parts = joined(self._made_windows(take, label, judged=candidates > 1), samples)
+            yield take
 
     def _windows(self, video: str | Path) -> tuple[list[int], float]:
         media, generation = self.sampler.preset.media, self.sampler.preset.generation
@@ -79,44 +176,58 @@ class VideoToAudio:
             raise InputError(f"generation.overlap_seconds: {error}") from None
         return rows, seconds
 
-    def _tokens(self, video: str | Path, starts: list[int]) -> Tensor:
-        """The mapper's tokens of every window, (windows, 8, D). Raises ClipError if none has a picture."""
-        media, limit = self.sampler.preset.media, self.sampler.preset.cache.decode_timeout_seconds
-        tokens, has_picture = [], False
-        for row in starts:
-            start = row * self.sampler.audioldm2.latent_seconds
-            decoded = decode_killable(video, media, start=start, audio=False, blank=True, seconds=limit)
-            has_picture |= bool(decoded.shown.any())
+    def _tokens(self, film: _Film, number: int) -> Tensor:
+        """The mapper's tokens of a window, (1, 8, D); each window is looked at once."""
+        if number == len(film.tokens):
+            media, limit = self.sampler.preset.media, self.sampler.preset.cache.decode_timeout_seconds
+            start = film.rows[number] * self.sampler.audioldm2.latent_seconds
+            try:
+                decoded = decode_killable(film.video, media, start=start, audio=False, blank=True, seconds=limit)
+            except ClipError as error:
+                if len(film.rows) == 1:
+                    raise
+                raise ClipError(error.kind, f"{self._name(film, number)}: {error.message}") from error
+            film.has_picture |= bool(decoded.shown.any())
             frames = torch.from_numpy(decoded.frames).permute(0, 3, 1, 2)[None]
             visual = {}
             for name, encoder in self.encoders.items():
                 times = (decoded.times,) if name == "timechat" else ()
                 visual[name] = encoder.encode(frames, *times)
-            tokens.append(self.sampler.predict(visual))
-        if not has_picture:
-            raise ClipError("too_short", f"{video} shows no picture in any of its {len(starts)} windows")
-        return torch.cat(tokens)
+            film.tokens.append(self.sampler.predict(visual))
+        return film.tokens[number]
 
-    def _make(
-        self, video: str | Path, label: str, seed: int, starts: list[int], seconds: float, tokens: Tensor, judged: bool
-    ) -> Candidate:
-        model, size = self.sampler.audioldm2, self.sampler.preset.generation.batch
-        if len(starts) == 1:
-            noise = model.noise([Path(video).stem], seed)
+    def _name(self, film: _Film, number: int) -> str:
+        start = film.rows[number] * self.sampler.audioldm2.latent_seconds
+        end = min(start + self.sampler.preset.media.seconds, film.seconds)
+        return f"window {number + 1} of {len(film.rows)} ({start:.1f} to {end:.1f} s)"
+
+    def _made_windows(self, take: _Take, label: str, judged: bool) -> Iterator[tuple[int, np.ndarray]]:
+        """Where each window starts, in samples, and its sound; as many are made at once as a batch has."""
+        model, generation, film = self.sampler.audioldm2, self.sampler.preset.generation, take.film
+        if len(film.rows) == 1:
+            noises = iter(model.noise([film.video.stem], take.seed))
         else:
-            noise = model.window_noise(Path(video).stem, seed, starts)
-        seeds = step_seeds([f"{Path(video).stem}/{row}" for row in starts], seed)
-        parts = [
-            self.sampler.synthesise(tokens[few], [label] * len(seeds[few]), noise[few], seeds[few])
-            for few in (slice(first, first + size) for first in range(0, len(starts), size))
-        ]
-        windows = np.concatenate(parts)
-        samples = [round(row * model.latent_seconds * model.sample_rate) for row in starts]
-        waveform = join_windows(list(windows), samples, round(seconds * model.sample_rate))
-        return Candidate(waveform, seed, self._score(windows, tokens) if judged else 0.0)
+            noises = model.window_noise(film.video.stem, take.seed, film.rows)
+        for first in range(0, len(film.rows), generation.batch):
+            batch = range(first, min(first + generation.batch, len(film.rows)))
+            tokens = torch.cat([self._tokens(film, number) for number in batch])
+            noise = torch.stack(list(islice(noises, len(batch))))
+            on_step = take.steps_of(batch, generation.steps)
+            seeds = step_seeds([f"{film.video.stem}/{film.rows[number]}" for number in batch], take.seed)
+            waves = self.sampler.synthesise(tokens, [label] * len(batch), noise, seeds, on_step)
+            for number, wave in zip(batch, waves, strict=True):
+                if not np.isfinite(wave).all():
+                    where = f" of {self._name(film, number)}" if len(film.rows) > 1 else ""
+                    raise IncompleteError(f"the sound{where} could not be generated: {NOT_FINITE}")
+                yield round(film.rows[number] * model.latent_seconds * model.sample_rate), wave
+            if judged:
+                take.cosines.append(self._cosines(waves, tokens))
+        if not film.has_picture:
+            raise ClipError("too_short", f"{film.video} shows no picture in any of its {len(film.rows)} windows")
 
-    def _score(self, windows: np.ndarray, tokens: Tensor) -> float:
+    def _cosines(self, windows: np.ndarray, tokens: Tensor) -> Tensor:
+        """Between predicted tokens and AudioMAE's of the sound, (windows, 8)."""
         if self._judge is None:
             self._judge = load_encoder("audiomae", preset=self.sampler.preset, device=self.device)
         heard = self._judge.encode(torch.from_numpy(windows))
-        return float(torch.nn.functional.cosine_similarity(heard, tokens.float(), dim=-1).mean())
+        return torch.nn.functional.cosine_similarity(heard, tokens.float(), dim=-1).cpu()

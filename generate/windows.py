@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -21,25 +21,32 @@ def window_rows(seconds: float, window_seconds: float, overlap_seconds: float, r
     return starts
 
 
-def join_windows(waveforms: Sequence[np.ndarray], starts: Sequence[int], samples: int) -> np.ndarray:
-    """Windows (n,) that start at these samples -> (samples,), cross-faded where they overlap.
+def joined(windows: Iterable[tuple[int, np.ndarray]], samples: int) -> Iterator[np.ndarray]:
+    """Windows (n,) with the sample where each starts -> parts of (samples,), cross-faded where windows overlap.
 
+    A part is given as soon as no later window reaches it, so no more than a window is held.
     A linear fade scaled by the measured correlation of the two: it keeps the power whether they agree
     (where a plain linear fade is right) or not (where an equal-power one is).
     """
-    out = np.zeros(max(start + len(wave) for start, wave in zip(starts, waveforms, strict=True)), np.float32)
-    filled = 0
-    for start, wave in zip(starts, waveforms, strict=True):
-        overlap = max(filled - start, 0)
+    held = np.zeros(0, np.float32)  # what a later window may still change, from sample ``begin`` on
+    begin = 0
+    for start, wave in windows:
+        done, held = held[: start - begin], held[start - begin :]
+        yield done[: max(samples - begin, 0)]
+        begin, overlap = start, len(held)
+        new = wave.astype(np.float32)
         if overlap:
-            old, new = out[start:filled], wave[:overlap]
-            power = float(np.sqrt(np.square(old).sum() * np.square(new).sum()))
-            correlation = float(np.clip((old * new).sum() / power, 0.0, 1.0)) if power > 0 else 1.0
+            power = float(np.sqrt(np.square(held).sum() * np.square(new[:overlap]).sum()))
+            correlation = float(np.clip((held * new[:overlap]).sum() / power, 0.0, 1.0)) if power > 0 else 1.0
             fade = np.linspace(0, 1, overlap, dtype=np.float32)
             scale = np.sqrt((1 - fade) ** 2 + fade**2 + 2 * fade * (1 - fade) * correlation)
-            out[start:filled] = ((1 - fade) * old + fade * new) / scale
-        out[start + overlap : start + len(wave)] = wave[overlap:]
-        filled = start + len(wave)
-    joined = np.zeros(samples, np.float32)
-    joined[: min(samples, len(out))] = out[:samples]
-    return joined
+            new[:overlap] = ((1 - fade) * held + fade * new[:overlap]) / scale
+        held = new
+    yield held[: max(samples - begin, 0)]
+    if (lacking := samples - begin - len(held)) > 0:
+        yield np.zeros(lacking, np.float32)
+
+
+def join_windows(waveforms: Sequence[np.ndarray], starts: Sequence[int], samples: int) -> np.ndarray:
+    """Windows (n,) that start at these samples -> (samples,); see :func:`joined`."""
+    return np.concatenate(list(joined(zip(starts, waveforms, strict=True), samples)))

@@ -71,7 +71,7 @@ FAULTS: dict[str, str] = {
     "silent": "the peak of the waveform is under media.silence_threshold_db",
     "timeout": "no decoder finished within cache.decode_timeout_seconds",
     "crashed": "the decoding process died",
-    "non_finite": "the encoder's output has NaN or Inf",
+    "non_finite": "the output of an encoder, or of the sampler, has NaN or Inf",
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import wave
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,56 @@ import numpy as np
 
 from pipeline.writing import replacing
 
+MADE_BY = "MFM-Mapper"  # in the metadata of what this program writes
+Sound = np.ndarray | Iterable[np.ndarray]
 
-def write_wav(path: str | Path, waveform: np.ndarray, sample_rate: int) -> None:
-    """Write float (samples,) in [-1, 1] as 16-bit mono; values outside are clipped."""
-    samples = np.round(np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2")
-    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate)
-        file.writeframes(samples.tobytes())
+
+def parts_of(sound: Sound) -> Iterator[np.ndarray]:
+    """A waveform, or its parts, as parts; raises ValueError for NaN or Inf, which no file of sound can say."""
+    for part in [sound] if isinstance(sound, np.ndarray) else sound:
+        if not np.isfinite(part).all():
+            raise ValueError("the waveform has values that are not finite")
+        yield part
+
+
+def to_16_bit(waveform: np.ndarray) -> np.ndarray:
+    """Float in [-1, 1] as 16-bit integers; values outside are clipped."""
+    return np.round(np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2")
+
+
+def write_wav(path: str | Path, waveform: Sound, sample_rate: int) -> None:
+    """Write float (samples,) in [-1, 1], or its parts one after the other, as 16-bit mono with our name in it.
+
+    Raises ValueError for NaN or Inf, :class:`pipeline.errors.WriteError` if the file cannot be written.
+    """
+    with replacing(path) as temporary:
+        with wave.open(str(temporary), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(sample_rate)
+            for part in parts_of(waveform):
+                file.writeframes(to_16_bit(part).tobytes())
+        with temporary.open("rb+") as raw:  # RIFF's own place for the name of the software
+            name = f"{MADE_BY}\0".encode()
+            name += b"\0" * (len(name) % 2)
+            raw.seek(0, 2)
+            raw.write(struct.pack("<4sI4s4sI", b"LIST", 12 + len(name), b"INFO", b"ISFT", len(name)) + name)
+            size = raw.tell() - 8
+            raw.seek(4)
+            raw.write(struct.pack("<I", size))
+
+
+def write_flac(path: str | Path, waveform: Sound, sample_rate: int) -> None:
+    """The same samples as :func:`write_wav`, losslessly compressed."""
+    with replacing(path) as temporary, av.open(str(temporary.absolute()), "w", format="flac") as container:
+        stream: Any = container.add_stream("flac", rate=sample_rate, layout="mono")
+        written = 0
+        for part in parts_of(waveform):
+            frame = av.AudioFrame.from_ndarray(to_16_bit(part)[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = sample_rate, written, Fraction(1, sample_rate)
+            container.mux(stream.encode(frame))
+            written += len(part)
+        container.mux(stream.encode(None))
 
 
 def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
@@ -29,6 +71,13 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
     with wave.open(str(path), "rb") as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
         return samples.astype(np.float32) / 32768, file.getframerate()
+
+
+def read_wav_parts(path: str | Path, samples: int = 160_000) -> Iterator[np.ndarray]:
+    """A 16-bit mono wav as float32 parts of so many samples."""
+    with wave.open(str(path), "rb") as file:
+        while len(data := file.readframes(samples)):
+            yield np.frombuffer(data, "<i2").astype(np.float32) / 32768
 
 
 def encode_aac(container: Any, stream: Any, waveform: np.ndarray, sample_rate: int) -> None:

@@ -1,0 +1,128 @@
+"""Where output may go: decided before any work, and the one place that says why not.
+
+An input is never written over, also not through a link. A file that the user did not name (the sound kept beside a
+video, Matroska where mp4 cannot be) is written over only if this program made it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+
+from generate.mux import CONTAINERS, Picture, plan_picture
+from pipeline.decoding import killable
+from pipeline.errors import WriteError
+from pipeline.media_writing import MADE_BY
+from pipeline.writing import write_error
+
+SOUND_SUFFIXES = (".wav", ".flac")
+
+
+@dataclass(frozen=True)
+class Output:
+    """Files of one video: ``sound`` always, ``video`` with its ``picture`` unless the sound alone was asked for."""
+
+    sound: Path
+    video: Path | None = None
+    picture: Picture | None = None
+
+
+def plan_output(video: Path, asked: Path, codec: str = "auto", seconds: float = 60.0) -> Output:
+    """What ``-o asked`` means for one video: a file by its suffix, or a folder, where the video keeps its name.
+
+    ``seconds``: the limit for looking at the video. Raises :class:`WriteError` for what cannot be written,
+    :class:`pipeline.errors.ClipError` for a video without a picture that can get there.
+    """
+    known = (*CONTAINERS, *SOUND_SUFFIXES)
+    suffix = asked.suffix.lower()
+    if _is_folder(asked) and suffix in known:
+        raise write_error(asked, OSError(errno.EISDIR, ""))
+    if _is_folder(asked) or not suffix:
+        path = asked / f"{video.stem}.mp4"
+    elif suffix in known:
+        path = asked
+    else:
+        raise WriteError(
+            f"cannot write {asked}: there is no output of kind '{suffix}'. To go on: take {', '.join(CONTAINERS)} for "
+            f"picture and sound, {' or '.join(SOUND_SUFFIXES)} for the sound alone, or a folder that is there"
+        )
+    check_output(path, [video])
+    suffix = path.suffix.lower()
+    if suffix in SOUND_SUFFIXES:
+        return Output(path)
+    picture: Picture = killable(plan_picture, video, suffix, codec, seconds=seconds)
+    film = path if picture.suffix == suffix else path.with_suffix(picture.suffix)
+    output = Output(path.with_suffix(".wav"), film, picture)
+    for other in (output.sound, output.video):
+        if other is not None and other != path:
+            check_output(other, [video])
+            if not _made_here(other):
+                raise WriteError(
+                    f"cannot write {other}, which belongs to {path}: a file of this name is there that this program "
+                    f"did not make. To go on: move it away, or choose another -o"
+                )
+    return output
+
+
+def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raise :class:`WriteError` if a file cannot be written at ``path``, or one of ``inputs`` is there."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        there = None
+    except OSError as error:
+        raise write_error(path, error) from error
+    if there is not None:
+        if stat.S_ISDIR(there.st_mode):
+            raise write_error(path, OSError(errno.EISDIR, ""))
+        if not stat.S_ISREG(there.st_mode):
+            raise WriteError(f"cannot write {path}: it is a device or a pipe, no file. To go on: choose another path")
+        for given in inputs:
+            with suppress(OSError):
+                if os.path.samestat(there, given.stat()):
+                    raise WriteError(
+                        f"cannot write {path}: it is the input {given} itself, which is never written over. "
+                        f"To go on: choose another path"
+                    )
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise :class:`WriteError` if ``folder`` is not there and cannot be made, or nothing can be written in it."""
+    place = folder.absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise write_error(folder, OSError(errno.ENOTDIR, ""))
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            raise write_error(folder, OSError(errno.EROFS, ""))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise write_error(folder, OSError(errno.EACCES, ""))
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise write_error(path, error) from error
+
+
+def _made_here(path: Path) -> bool:
+    """Whether this program wrote the file (or none is there)."""
+    if not path.exists():
+        return True
+    try:
+        with av.open(str(path.absolute()), metadata_errors="ignore") as file:
+            return any(MADE_BY in value for value in file.metadata.values())
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
