@@ -57,17 +57,18 @@ class DeviceMemoryError(MFMError):
 
 FaultKind = Literal[
     "missing_file", "empty_file", "unreadable", "no_video", "no_audio", "truncated",
-    "too_short", "silent", "timeout", "crashed", "non_finite",
+    "timestamps", "too_short", "silent", "timeout", "crashed", "non_finite",
 ]  # fmt: skip
 
 FAULTS: dict[str, str] = {
     "missing_file": "the manifest names a file that is not there",
     "empty_file": "the file has no bytes",
-    "unreadable": "neither decoder can open the file or decode its stream",
+    "unreadable": "the file cannot be opened, or too much of its stream cannot be decoded",
     "no_video": "there is no video stream (cover art does not count)",
     "no_audio": "there is no audio stream, so there is no audio target",
     "truncated": "the streams end before the duration that the container claims",
-    "too_short": "fewer than two frames or no sample inside the clip",
+    "timestamps": "the time stamps of the picture are missing, go back or lie outside of the file",
+    "too_short": "no picture, a single frame that passes, or no sample inside the clip",
     "silent": "the peak of the waveform is under media.silence_threshold_db",
     "timeout": "no decoder finished within cache.decode_timeout_seconds",
     "crashed": "the decoding process died",

@@ -98,12 +98,15 @@ def fingerprint(
 ) -> dict[str, Any]:
     """What made a shard. The identity fields must agree for a shard to count as done."""
     text = stage.reads == "label"
+    media = dataclasses.asdict(preset.media)
+    if media["backend"] == "auto":  # caches made before it say decord, whose pictures it gives
+        media["backend"] = "decord"
     return {
         "version": CACHE_VERSION,
         "stage": stage.name,
         "config": stage.config(preset, precision),
         "weights": weights,
-        "media": None if text else dataclasses.asdict(preset.media),
+        "media": None if text else media,
         "dtype": "float32" if text else preset.cache.dtype,
         "clips": rows_digest,
         "manifest": manifest_digest,

@@ -63,3 +63,17 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small file system needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory):
+    """``zoo(name)``: the path of a file of ``tests.zoo.ZOO``, made when first asked for. Do not change it."""
+    from tests.zoo import ZOO, make_numbered
+
+    folder = tmp_path_factory.mktemp("zoo")
+
+    def file(name):
+        path = folder / name
+        return path if path.exists() else make_numbered(path, seconds=20, **ZOO[name])
+
+    return file

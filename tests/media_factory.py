@@ -75,11 +75,17 @@ def make_media(
     return path
 
 
-def rotate(path: Path) -> Path:
-    """Set the display matrix of the first track to a quarter turn clockwise, as phones do."""
+def set_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """Set the display matrix of the first track of an mp4: (x, y) is shown at (a x + c y, b x + d y)."""
     data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 4 + 40
-    matrix = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
-    data[start : start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
+    a, b, c, d = (value << 16 for value in matrix)
+    values = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
+    data[start : start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in values)
     path.write_bytes(data)
     return path
+
+
+def rotate(path: Path) -> Path:
+    """A quarter turn clockwise, as phones do."""
+    return set_matrix(path, (0, 1, -1, 0))

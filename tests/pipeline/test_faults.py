@@ -71,7 +71,7 @@ def broken(tmp_path_factory):
 
 
 def settings_with(*assignments):
-    return load_preset(TINY, ["cache.encode_batch=4", "cache.decode_timeout_seconds=3", *assignments])
+    return load_preset(TINY, ["cache.encode_batch=4", "cache.decode_timeout_seconds=6", *assignments])
 
 
 def make_extractor(clips, store, **options):
