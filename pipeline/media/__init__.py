@@ -8,12 +8,11 @@ Nothing here is safe against a decoder that never returns: :mod:`pipeline.decodi
 """
 
 from pipeline.media.clip import BACKENDS, DecodedClip, decode_clip, is_silent, second_backend
-from pipeline.media.container import AUDIO_SUFFIXES, VIDEO_SUFFIXES, MediaInfo, check_file, probe
+from pipeline.media.container import VIDEO_SUFFIXES, MediaInfo, check_file, probe
 from pipeline.media.picture import resize_frame
 from pipeline.media.sound import decode_waveform
 
 __all__ = [
-    "AUDIO_SUFFIXES",
     "BACKENDS",
     "VIDEO_SUFFIXES",
     "DecodedClip",

@@ -16,7 +16,6 @@ VIDEO_SUFFIXES = (
     ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".qt", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv",
     ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".gif",
 )  # fmt: skip
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus"})
 TIME_TOLERANCE = 1e-3  # seconds; time stamps are rounded to the stream's time base
 TRUNCATION_TOLERANCE = 0.5  # seconds by which a stream may end before its declared end
 
