@@ -18,7 +18,11 @@ ROOT = Path(__file__).parents[2]
     [
         ("generate", ["--preset", TINY, "--clips", "2", "--steps", "2", "--rounds", "1"], "generate_tiny_cpu"),
         ("predict", ["--preset", "micro", "--batch", "4", "--rounds", "1"], "predict_micro_cpu"),
-        ("evaluation", ["--clips", "200", "--width", "32", "--networks", "vggish"], "evaluation_cpu"),
+        (
+            "evaluation",
+            ["--clips", "200", "--width", "32", "--networks", "vggish", "--device", "cpu", "--file-clips", "2"],
+            "evaluation_cpu",
+        ),
     ],
 )
 def test_benchmark(name, options, result, tmp_path):
@@ -26,3 +30,5 @@ def test_benchmark(name, options, result, tmp_path):
     values = json.loads((tmp_path / f"{result}.json").read_text())
     assert values.get("frechet_distance", values)["relative_difference"] < 1e-4
     assert values["machine"]["device"]
+    if name == "evaluation":
+        assert values["from_files"]["hours_for_15000_clips"]["generated"] > 0
