@@ -1,4 +1,4 @@
-"""``python -m benchmarks.evaluation``: Fréchet distance against SciPy's root, every feature network, a whole evaluation.
+"""``python -m benchmarks.evaluation``: Fréchet distance against SciPy's root, feature networks, a whole evaluation.
 
 The distance at 2048 dimensions and 15,000 clips; each network at its published size with seeded weights, on one clip
 in memory, and from files as ``make evaluate`` works (read ahead by workers, features written), with the time that

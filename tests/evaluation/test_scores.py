@@ -1,4 +1,4 @@
-"""Scores of features: in batches, on another device, and one that fails beside others that do not."""
+"""Scores of features: in batches, from some files only, and one that fails beside others that do not."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,14 +11,13 @@ from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrained
 
 from evaluation import evaluate as module
 from evaluation import metrics, scores
-from evaluation.evaluate import Side, Work, evaluate
+from evaluation.evaluate import Side, evaluate
 from evaluation.networks.clap import CLAP
 from evaluation.networks.synchformer import GlobalTransformer, Synchformer
 from evaluation.texts import read_texts
 from pipeline.errors import CacheError, InputError, WeightsError
 from presets import load_preset
 from tests.evaluation.official import write_float_wav
-from tests.second_device import NAME  # at the top: see there
 
 PRESET = load_preset("paper")
 
@@ -49,15 +48,14 @@ def sides(tmp_path):
     return Side(tmp_path / "none", tmp_path / "generated"), Side(tmp_path / "none", tmp_path / "reference")
 
 
-def test_desync_is_the_same_in_batches_and_on_another_device(told, sides, monkeypatch):
-    monkeypatch.setattr(module, "load_network", lambda kind, folder, device: told.to(device))
-    values = {}
-    for device, batch in (("cpu", 64), ("cpu", 2), (NAME, 2)):
+def test_desync_is_the_same_in_batches(told, sides, monkeypatch):
+    monkeypatch.setattr(module, "load_network", lambda kind, folder, device: told)
+    values = set()
+    for batch in (64, 2):
         monkeypatch.setattr(scores, "_COMPARED", batch)
-        values[device, batch] = evaluate(PRESET, ["synchformer"], *sides, Work(device)).values["DeSync"]
-    told.to("cpu")
-    assert len(set(values.values())) == 1
-    assert 0 < values["cpu", 64] <= 2
+        values.add(evaluate(PRESET, ["synchformer"], *sides).values["DeSync"])
+    assert len(values) == 1
+    assert 0 < values.pop() <= 2
 
 
 @pytest.mark.parametrize(
@@ -113,6 +111,40 @@ def test_inception_score_of_passt_is_that_of_its_logits(sides, tmp_path):
     result = evaluate(PRESET, ["passt"], *sides)
     expected = metrics.inception_score(np.stack([value.numpy() for value in logits.values()]))[0]
     assert result.values["IS_PaSST"] == pytest.approx(expected)
+
+
+def test_frechet_distance_takes_all_clips_of_both_sides(sides, tmp_path):
+    """Clips that stand on one side only count, too."""
+    random = torch.Generator().manual_seed(4)
+    held = {
+        side: {f"clip{n:02d}": torch.randn(6, generator=random) for n in range(first, last)}
+        for side, first, last in (("generated", 0, 30), ("reference", 10, 45))
+    }
+    for side, entries in held.items():
+        torch.save(entries, tmp_path / side / "passt_features_embed.pth")
+    result = evaluate(PRESET, ["passt"], *sides)
+    arrays = {side: np.stack([value.numpy() for value in entries.values()]) for side, entries in held.items()}
+    whole = metrics.frechet_distance(arrays["generated"], arrays["reference"])
+    assert result.values["FD_PaSST"] == pytest.approx(whole)
+    assert whole != pytest.approx(metrics.frechet_distance(arrays["generated"][10:], arrays["reference"][:20]))
+
+
+def test_fd_vgg_is_of_all_frames_together(sides, tmp_path):
+    random = torch.Generator().manual_seed(5)
+    arrays = {}
+    for side in ("generated", "reference"):
+        entries = {f"clip{n}": torch.randn(8, 4, generator=random) for n in range(6)}
+        torch.save(entries, tmp_path / side / "vggish_features.pth")
+        arrays[side] = torch.cat(list(entries.values())).numpy()
+    result = evaluate(PRESET, ["vggish"], *sides)
+    assert result.values["FD_VGG"] == pytest.approx(metrics.frechet_distance(arrays["generated"], arrays["reference"]))
+
+
+def test_imagebind_score_is_a_cosine_times_100(sides, tmp_path):
+    ids = ["a", "b"]
+    for side, name, values in (("generated", "audio", [1.0, 0.0]), ("reference", "video", [0.6, 0.8])):
+        torch.save({clip_id: torch.tensor(values) for clip_id in ids}, tmp_path / side / f"imagebind_{name}.pth")
+    assert evaluate(PRESET, ["imagebind"], *sides).values["IB_score"] == pytest.approx(60)
 
 
 # --- CLAP ---------------------------------------------------------------------------------------------------
