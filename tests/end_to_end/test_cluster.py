@@ -1,11 +1,8 @@
-"""Killed processes, slices of array jobs, and Ray: the same cache, bit for bit."""
+"""Two workers at once, slices of array jobs, and Ray: the same cache, bit for bit (kills: tests/test_campaign.py)."""
 
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,26 +49,6 @@ def assert_same_cache(store, reference):
             one, other = store.read(stage, shard), reference.read(stage, shard)
             assert one.clip_ids == other.clip_ids
             assert one.checksum == other.checksum, (stage, shard)
-
-
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_moments(videos, reference, tmp_path, kills):
-    dice = random.Random(kills)
-    command = [sys.executable, "-m", "pipeline", "extract", "--manifest", str(videos), "--cache", str(tmp_path), *SMALL]
-    for _ in range(kills):
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(dice.uniform(2.0, 8.0) if kills < 10 else dice.uniform(1.0, 7.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        for stage in open_store(tmp_path).stages():  # what has its final name is whole, at every moment
-            assert verify(open_store(tmp_path)) == [], stage
-        # keep work for the next kill: lose one shard at random
-        found = sorted(tmp_path.rglob("shard-*.h5"))
-        if found:
-            dice.choice(found).unlink()
-    run("pipeline", "extract", "--manifest", videos, "--cache", tmp_path, *SMALL)
-    assert_same_cache(open_store(tmp_path), reference)
-    assert list(tmp_path.rglob("*.claim")) == []
 
 
 def test_two_workers_at_once(videos, reference, tmp_path):
