@@ -22,7 +22,7 @@ BIN  := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract status train generate evaluate study test lint clean
+.PHONY: help setup demo weights extract status train generate evaluate study test lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ demo: $(INSTALLED) ## from nothing to sound on the micro preset: render clips, e
 
 demo/clips: | $(INSTALLED)
 	$(BIN)/python -m manifests --out demo/clips --clips $(DEMO_CLIPS)
+
+weights: $(INSTALLED) ## fetch the official files of PRESET=paper that are missing, after ARGS="--accept-licences"
+	$(BIN)/python -m pipeline weights --preset $(PRESET) --download $(ARGS)
 
 extract: $(INSTALLED) $(filter demo/clips,$(MANIFEST)) ## MANIFEST (Parquet or a folder of videos) -> features in CACHE
 	$(BIN)/python -m pipeline extract --preset $(PRESET) --manifest $(MANIFEST) --cache $(CACHE) \

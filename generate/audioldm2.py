@@ -21,7 +21,6 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
 )
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -44,6 +43,7 @@ from pipeline.encoders.base import Precision, cast_matrices, fill_official
 from pipeline.encoders.checkpoints import sha256_file, sha256_state
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
 from pipeline.errors import WeightsError
+from pipeline.hub import audioldm2_folder
 from pipeline.media_writing import replacing
 from presets import Preset
 
@@ -384,22 +384,6 @@ def _negative_fingerprint(preset: Preset, folder: Path | None) -> str:
     return digest.hexdigest()[:32]
 
 
-def _diffusers_folder(preset: Preset) -> Path:
-    """The local folder of AudioLDM-2; a hub id is downloaded once, without CLAP's audio half."""
-    wanted = preset.weights.audioldm2
-    folder = Path(wanted) if wanted else preset.weights.path / "audioldm2"
-    if folder.is_dir() or not wanted:
-        return folder
-    patterns = [f"{name}/*" for name in (*COMPONENTS, *_NEGATIVE_ONLY)]
-    try:
-        return Path(snapshot_download(wanted, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"weights.audioldm2: '{wanted}' is neither a folder nor a hub id that can be downloaded "
-            f"({str(error)[:200]}); the model is {SOURCE}"
-        ) from error
-
-
 def load_audioldm2(
     preset: Preset, device: str | torch.device = "cpu", negatives: str | Path | None = None
 ) -> AudioLDM2:
@@ -412,7 +396,7 @@ def load_audioldm2(
     if preset.weights.source == "seeded":
         parts, negative = _build(preset)
     else:
-        folder = _diffusers_folder(preset)
+        folder = audioldm2_folder(preset, (*COMPONENTS, *_NEGATIVE_ONLY))
         if missing := [name for name in COMPONENTS if not (folder / name).is_dir()]:
             raise WeightsError(f"AudioLDM-2 is missing: {folder} lacks {', '.join(missing)}; get it from {SOURCE}")
         parts, negative = _load(folder, preset)

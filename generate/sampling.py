@@ -14,9 +14,10 @@ from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
 from generate.schedulers import step_seeds
 from pipeline.encoders.checkpoints import sha256_file
 from pipeline.errors import CacheError, WeightsError
+from pipeline.hub import is_hub_id
 from presets import Preset
 from trainer.mapper import Mapper
-from trainer.registry import MFMMapper
+from trainer.registry import MFMMapper, mapper_folder
 
 NOT_FINITE = "the sampler gave NaN or Inf; try generation.precision=float32, or another seed"
 _SPEED_ONLY = ("batch", "decode_batch", "reuse_keys")
@@ -97,16 +98,21 @@ class Sampler:
         return np.where(finite, np.clip(waveforms, -1.0, 1.0), np.float32(np.nan))
 
 
-def load_sampler(preset: Preset, mapper_folder: str | Path, device: str = "cpu") -> Sampler:
-    """Load a trained mapper and AudioLDM-2; raises :class:`WeightsError` where the two do not fit."""
-    mapper = MFMMapper.from_pretrained(mapper_folder, device)
+def load_sampler(preset: Preset, mapper_source: str | Path, device: str = "cpu") -> Sampler:
+    """Load a trained mapper (a folder, or a hub id as text) and AudioLDM-2.
+
+    Raises :class:`WeightsError` where the two do not fit.
+    """
+    folder = mapper_folder(mapper_source)
+    mapper = MFMMapper.from_pretrained(folder, device)
     trained_for = mapper.spec.provenance.get("preset", preset.name)
     width = preset.encoders.audiomae.width
     if mapper.spec.target[1] != width:
         raise WeightsError(
-            f"the mapper in {mapper_folder} was trained with preset '{trained_for}' and predicts "
+            f"the mapper in {mapper_source} was trained with preset '{trained_for}' and predicts "
             f"{mapper.spec.target[1]} values a token; preset '{preset.name}' needs {width}"
         )
-    fingerprint = sha256_file(Path(mapper_folder) / "model.safetensors")[:32]
-    audioldm2 = load_audioldm2(preset, device, negatives=Path(mapper_folder).parent / "negatives")
+    fingerprint = sha256_file(folder / "model.safetensors")[:32]
+    negatives = None if isinstance(mapper_source, str) and is_hub_id(mapper_source) else folder.parent / "negatives"
+    audioldm2 = load_audioldm2(preset, device, negatives=negatives)
     return Sampler(mapper, audioldm2, preset, fingerprint)

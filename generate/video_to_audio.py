@@ -95,7 +95,7 @@ class VideoToAudio:
     def from_pretrained(
         cls, mapper_folder: str | Path, preset: Preset | str = "micro", device: str = "cpu"
     ) -> VideoToAudio:
-        """Load the encoders, a trained mapper and AudioLDM-2 of a preset; raises WeightsError."""
+        """Load the encoders, a trained mapper (folder or hub id) and AudioLDM-2 of a preset; raises WeightsError."""
         settings = load_preset(preset) if isinstance(preset, str) else preset
         sampler = load_sampler(settings, mapper_folder, device)
         names = sampler.encoders

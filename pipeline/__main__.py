@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pipeline.console import CacheOption, command, out, progress, shown, summary
+from pipeline.console import CacheOption, command, out, progress, shown, summary, transfers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -306,12 +306,15 @@ def join_stages(
 @command
 def weights(
     preset: PresetOption = "paper",
+    fetch_missing: Annotated[bool, typer.Option("--download", help="fetch what is missing")] = False,
+    accept: Annotated[bool, typer.Option("--accept-licences", help="of the files that are fetched")] = False,
+    only: Annotated[str, typer.Option(help="names of encoders and networks joined by commas; default: all")] = "",
     assignments: SetOption = [],  # noqa: B006
 ) -> None:
-    """List every official file that a preset needs: found or not, size, sha256, source, licence."""
-    from pipeline.encoders import weight_files
+    """List every official file that a preset needs: found or not, size, sha256, source, licence; or fetch them."""
     from pipeline.encoders.checkpoints import sha256_file
     from pipeline.errors import WeightsError
+    from pipeline.weights import fetch, weight_files
     from presets import load_preset
 
     settings = load_preset(preset, assignments)
@@ -323,15 +326,49 @@ def weights(
             out.print(f"{path.stat().st_size / 1e6:6.2f} MB  sha256 {sha256_file(path)}  {path}")
         out.print(f"preset '{settings.name}' needs no other files: these come with the package, Apache-2.0")
         return
+    chosen = only.split(",") if only else []
+    rows = weight_files(settings, chosen)
+    if fetch_missing and any(not row.found for row in rows):
+        _check_licences(rows, accept)
+        with transfers() as bar:
+            tasks: dict[str, Any] = {}
+
+            def show(name: str, done: int, total: int | None) -> None:
+                tasks[name] = tasks.get(name) or bar.add_task(name, total=None)
+                bar.update(tasks[name], completed=done, total=total)
+
+            fetch(rows, settings, show)
+        rows = weight_files(settings, chosen)
     missing = 0
-    for row in weight_files(settings):
+    for row in rows:
         missing += not row.found
         state = f"found    {row.bytes / 1e9:.2f} GB  sha256 {row.sha256}" if row.found else "MISSING"
         out.print(
             f"{state}  {row.path}\n         about {row.file.size_gb:g} GB from {row.file.source}; {row.file.licence}"
         )
     if missing:
-        raise WeightsError(f"{missing} official files are missing in '{settings.weights.folder}'")
+        raise WeightsError(
+            f"{missing} official files are missing in '{settings.weights.folder}'; "
+            f"make weights PRESET={preset} fetches what a script can fetch"
+        )
+
+
+def _check_licences(rows, accepted: bool) -> None:  # type: ignore[no-untyped-def]
+    """Show the licence of everything that is about to be fetched; raise unless they are accepted."""
+    from pipeline.errors import WeightsError
+
+    by_licence: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.found:
+            by_licence.setdefault(row.file.licence, []).append(row.file.filename)
+    for licence, names in by_licence.items():
+        out.print(f"licence {licence}: {', '.join(names)}")
+    if not accepted:
+        total = sum(row.file.size_gb for row in rows if not row.found)
+        raise WeightsError(
+            f"about {total:.1f} GB would be fetched under these {len(by_licence)} licences of their authors: "
+            f'read them, then add --accept-licences (make weights ARGS="--accept-licences")'
+        )
 
 
 if __name__ == "__main__":

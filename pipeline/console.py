@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -26,6 +27,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -97,6 +99,18 @@ def progress() -> Progress:
         _Note("{task.fields[note]}", markup=False),
         console=console,
         transient=not console.is_terminal,
+    )
+
+
+def transfers() -> Progress:
+    """A progress display of bytes: how many of how many, how fast."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
     )
 
 

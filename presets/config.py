@@ -152,7 +152,7 @@ class WeightsConfig:
 
     source: Literal["official", "shipped", "seeded"] = "official"
     folder: str = "weights"
-    audioldm2: str = ""  # another diffusers folder or a hub id for generation; default: <folder>/audioldm2
+    audioldm2: str = ""  # another diffusers folder, or a hub id; default: <folder>/audioldm2
     seed: Seed = 0
 
     @property
@@ -178,7 +178,7 @@ class MapperConfig:
     kind: Literal["gpt2", "diffusion"] = "gpt2"
     encoders: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["cavp", "timechat"])
     fusion: Literal["concat", "add", "cat"] = "concat"
-    initialise: str = "scratch"  # or audioldm2, shipped, the folder or file of a GPT-2 or a mapper: trainer.initialise
+    initialise: str = "scratch"  # or audioldm2, shipped, or where a GPT-2 or a mapper is: trainer.initialise
     layers: Layers = 12
     width: Width = 768
     heads: Heads = 12

@@ -9,6 +9,7 @@ from torch import nn
 
 from pipeline.encoders.checkpoints import Rule, load_checked, read_state
 from pipeline.errors import WeightsError
+from pipeline.hub import audioldm2_folder, hub_folder, is_hub_id
 from presets import Preset
 from trainer.mapper import Mapper, load_weights, read_spec
 
@@ -23,7 +24,8 @@ def initial_weights(preset: Preset) -> str:
     """``mapper.initialise`` as ``scratch``, a file or a folder.
 
     ``audioldm2`` is the folder of its GPT-2 (seeded weights have none), ``shipped`` the mapper that ships with
-    the preset's weights; raises :class:`WeightsError` if none does.
+    the preset's weights, ``owner/name`` the folder of a GPT-2 or a mapper on the hub; raises :class:`WeightsError`
+    for one that cannot be had.
     """
     source, weights = preset.mapper.initialise, preset.weights
     if source == "shipped":
@@ -31,11 +33,10 @@ def initial_weights(preset: Preset) -> str:
             raise WeightsError(f"mapper.initialise=shipped: no mapper ships with the preset {preset.name}")
         return str(weights.path / "mapper")
     if source != "audioldm2":
-        return source
+        return str(hub_folder(source, [""], "mapper.initialise")) if is_hub_id(source) else source
     if weights.source == "seeded":
         return "scratch"
-    folder = Path(weights.audioldm2) if weights.audioldm2 else weights.path / "audioldm2"
-    return str(folder / "language_model")
+    return str(audioldm2_folder(preset, ["language_model"]) / "language_model")
 
 
 def initialise(mapper: Mapper, source: str) -> None:

@@ -7,6 +7,7 @@ The interface of every mapper is :class:`Mapper`; a new one is one file and one 
 from __future__ import annotations
 
 import json
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import create_repo, upload_folder
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -92,6 +94,21 @@ class Mapper(nn.Module, ABC):
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "config.json").write_text(json.dumps(asdict(self.spec), indent=2))
         (folder / "README.md").write_text(self.spec.card())
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload what :meth:`save_pretrained` writes as one commit; makes the repository ``owner/name`` if need be.
+
+        ``token``: default the one of ``hf auth login`` or HF_TOKEN. Returns the commit's address. Raises
+        :class:`WeightsError`.
+        """
+        try:
+            create_repo(repo_id, private=private, token=token, exist_ok=True)
+            with tempfile.TemporaryDirectory() as folder:
+                self.save_pretrained(folder)
+                return str(upload_folder(repo_id=repo_id, folder_path=folder, token=token, commit_message="MFM-Mapper"))
+        except Exception as error:  # the HTTP library's own errors besides the hub's
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise WeightsError(f"the mapper could not be pushed to '{repo_id}': {reason}") from error
 
 
 def error_per_clip(predicted: Tensor, target: Tensor, kind: str = "mse") -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.hub import hub_folder, is_hub_id
 from trainer.diffusion_mapper import DiffusionMapper
 from trainer.mapper import GPT2Mapper, Mapper, MapperSpec, load_weights, read_spec
 
@@ -18,12 +19,21 @@ def build_mapper(spec: MapperSpec) -> Mapper:
     return MAPPERS[spec.mapper.kind](spec)
 
 
+def mapper_folder(source: str | Path) -> Path:
+    """The folder of a saved mapper; of a hub id (text ``owner/name``) the one in the hub's cache."""
+    return hub_folder(source, [""], "mapper") if isinstance(source, str) and is_hub_id(source) else Path(source)
+
+
 class MFMMapper:
     """``MFMMapper.from_pretrained(folder)`` -> a :class:`trainer.mapper.Mapper` in evaluation mode."""
 
     @staticmethod
-    def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> Mapper:
-        """Load a folder that ``save_pretrained`` wrote; raises :class:`pipeline.errors.WeightsError`."""
+    def from_pretrained(source: str | Path, device: str | torch.device = "cpu") -> Mapper:
+        """Load a folder that ``save_pretrained`` wrote, or the hub id that ``push_to_hub`` pushed to.
+
+        Raises :class:`pipeline.errors.WeightsError`.
+        """
+        folder = mapper_folder(source)
         mapper = build_mapper(read_spec(folder))
         load_weights(mapper, folder)
         return mapper.to(device).eval().requires_grad_(False)

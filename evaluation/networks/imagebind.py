@@ -20,8 +20,8 @@ from evaluation.networks.transformer import MLP, parameter
 from evaluation.pictures import PictureInput
 from evaluation.sounds import SoundInput
 from pipeline.encoders.audiomae import KaldiFilterBank
-from pipeline.encoders.checkpoints import CheckpointFile
 from pipeline.encoders.timechat import CLIP_MEAN, CLIP_STD
+from presets.official import OFFICIAL_FILES
 
 _EMBEDDING, _VISION, _AUDIO = 1024, 1280, 768
 _AUDIO_WINDOWS, _WINDOW_SECONDS = 3, 2.0
@@ -81,15 +81,7 @@ class ImageBind(FeatureNetwork):
     """Waveforms (B, samples) at 16 kHz -> (B, 1024); pictures (B, 12, 3, 224, 224) -> (B, 1024)."""
 
     name = "imagebind"
-    files = (
-        CheckpointFile(
-            "imagebind",
-            "imagebind_huge.pth",
-            "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth",
-            "CC BY-NC-SA 4.0",
-            4.8,
-        ),
-    )
+    files = OFFICIAL_FILES["imagebind"]
     caches = ("imagebind_audio.pth",)
     video_caches = ("imagebind_video.pth",)
     sound = SoundInput(left_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from evaluation.networks.base import FeatureNetwork, load_own_keys
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.sounds import SoundInput
-from pipeline.encoders.checkpoints import CheckpointFile
+from presets.official import OFFICIAL_FILES
 
 _MEL = MelSettings(rate=16_000, fft=512, window=512, hop=160, bins=64, low=50, high=8000, norm="slaney")
 
@@ -36,15 +36,7 @@ class PANNs(FeatureNetwork):
     """Waveforms (B, 128000) at 16 kHz -> features (B, 2048) and logits (B, 527)."""
 
     name = "panns"
-    files = (
-        CheckpointFile(
-            "cnn14",
-            "Cnn14_16k_mAP=0.438.pth",
-            "https://zenodo.org/record/3987831 (Cnn14_16k_mAP=0.438.pth)",
-            "CC BY 4.0",
-            0.33,
-        ),
-    )
+    files = OFFICIAL_FILES["panns"]
     caches = ("pann_features.pth",)
     sound = SoundInput(without_mean=True)
 

@@ -16,7 +16,7 @@ from evaluation.networks.base import FeatureNetwork, load_own_keys
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.networks.transformer import Block, parameter
 from evaluation.sounds import SoundInput
-from pipeline.encoders.checkpoints import CheckpointFile
+from presets.official import OFFICIAL_FILES
 
 _MEL = MelSettings(
     rate=32_000,
@@ -38,15 +38,7 @@ class PaSST(FeatureNetwork):
     """Waveforms (B, 256000) at 32 kHz -> features (B, 768) and logits (B, 527)."""
 
     name = "passt"
-    files = (
-        CheckpointFile(
-            "passt",
-            "passt-s-f128-p16-s10-ap.476-swa.pt",
-            "https://github.com/kkoutini/PaSST/releases/tag/v0.0.1-audioset",
-            "Apache-2.0",
-            0.34,
-        ),
-    )
+    files = OFFICIAL_FILES["passt"]
     caches = ("passt_features_embed.pth", "passt_logits.pth")
     sound = SoundInput(rate=32_000, without_mean=True)
 

@@ -18,7 +18,7 @@ from evaluation.networks.base import FeatureNetwork, load_own_keys
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.networks.transformer import MLP, Attention, parameter
 from evaluation.pictures import PictureInput
-from pipeline.encoders.checkpoints import CheckpointFile
+from presets.official import OFFICIAL_FILES
 
 _WIDTH, _HEADS = 768, 12
 _MEL = MelSettings(rate=16_000, fft=1024, window=400, hop=160, bins=128, low=0, high=8000, scale="htk")
@@ -213,15 +213,7 @@ class Synchformer(FeatureNetwork):
     """Waveforms (B, 128000) at 16 kHz -> (B, 24, 6, 768); pictures (B, 200, 3, 224, 224) -> (B, 24, 8, 768)."""
 
     name = "synchformer"
-    files = (
-        CheckpointFile(
-            "synchformer",
-            "synchformer_state_dict.pth",
-            "https://github.com/hkchengrex/MMAudio/releases (synchformer_state_dict.pth)",
-            "MIT",
-            0.95,
-        ),
-    )
+    files = OFFICIAL_FILES["synchformer"]
     caches = ("synchformer_audio.pth",)
     video_caches = ("synchformer_video.pth",)
     picture = PictureInput(Fraction(25))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from evaluation.networks.base import FeatureNetwork, load_own_keys
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.sounds import SoundInput
-from pipeline.encoders.checkpoints import CheckpointFile
+from presets.official import OFFICIAL_FILES
 
 _MEL = MelSettings(
     rate=16_000,
@@ -38,15 +38,7 @@ class VGGish(FeatureNetwork):
     """Waveforms (B, 128000) at 16 kHz -> frames (B, 8, 128)."""
 
     name = "vggish"
-    files = (
-        CheckpointFile(
-            "vggish",
-            "vggish-10086976.pth",
-            "https://github.com/harritaylor/torchvggish/releases (vggish-10086976.pth)",
-            "Apache-2.0",
-            0.29,
-        ),
-    )
+    files = OFFICIAL_FILES["vggish"]
     caches = ("vggish_features.pth",)
     sound = SoundInput(without_mean=True)
 

@@ -5,9 +5,7 @@ A new encoder is one file and one line in :data:`ENCODERS`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +23,12 @@ from pipeline.encoders.base import (
     override,
 )
 from pipeline.encoders.cavp import CAVP
-from pipeline.encoders.checkpoints import CheckpointFile, sha256_file
 from pipeline.encoders.flan_t5 import FlanT5
 from pipeline.encoders.timechat import TimeChat
+from pipeline.hub import audioldm2_folder
 from presets import Preset, load_preset
 
 ENCODERS: dict[str, type[Encoder]] = {encoder.name: encoder for encoder in (CAVP, TimeChat, AudioMAE, FlanT5)}
-
-# The rest of the diffusers folder: not encoders, but listed with them so that one command shows all.
-_AUDIOLDM2_GB = {"unet": 1.4, "vae": 0.2, "vocoder": 0.2, "scheduler": 0.001, "language_model": 0.5}
-_AUDIOLDM2_GB |= {"projection_model": 0.01, "text_encoder": 0.8, "tokenizer": 0.01}
-AUDIOLDM2_FILES = tuple(
-    CheckpointFile(
-        name,
-        f"audioldm2/{name}",
-        f"https://huggingface.co/cvssp/audioldm2 (folder {name})",
-        "CC BY-NC-SA 4.0 (AudioLDM-2)",
-        size,
-    )
-    for name, size in _AUDIOLDM2_GB.items()
-)
 
 __all__ = [
     "CAVP",
@@ -56,38 +40,22 @@ __all__ = [
     "check_files",
     "load_encoder",
     "official_paths",
-    "weight_files",
 ]
 
 
 def official_paths(name: str, preset: Preset) -> dict[str, Path]:
-    """Where the preset expects the official files of one encoder, by role."""
-    return {file.role: preset.weights.path / file.filename for file in ENCODERS[name].files}
+    """Where the preset expects the official files of one encoder, by role.
 
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One official file of a preset; ``sha256`` is empty while the file is missing."""
-
-    encoder: str
-    file: CheckpointFile
-    path: Path
-    found: bool
-    bytes: int
-    sha256: str
-
-
-def weight_files(preset: Preset) -> list[WeightFile]:
-    """Every official file that a preset's encoders and AudioLDM-2 need, with what is on disk."""
-    rows = []
-    wanted = [(name, file) for name, kind in ENCODERS.items() for file in kind.files]
-    for name, file in [*wanted, *(("audioldm2", file) for file in AUDIOLDM2_FILES)]:
-        path = preset.weights.path / file.filename
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] * path.is_file()
-        digests = [sha256_file(file) for file in files]
-        joined = hashlib.sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else "".join(digests)
-        rows.append(WeightFile(name, file, path, bool(files), sum(p.stat().st_size for p in files), joined))
-    return rows
+    Parts of AudioLDM-2 are in its folder, which is fetched where ``weights.audioldm2`` is a hub id; raises
+    :class:`pipeline.errors.WeightsError` if that cannot be had.
+    """
+    files = ENCODERS[name].files
+    paths = {file.role: preset.weights.path / file.filename for file in files}
+    parts = {file.role: file.filename.removeprefix("audioldm2/") for file in files if file.in_audioldm2}
+    if parts:
+        folder = audioldm2_folder(preset, list(parts.values()))
+        paths |= {role: folder / part for role, part in parts.items()}
+    return paths
 
 
 def load_encoder(

@@ -16,8 +16,9 @@ from transformers import ViTConfig, ViTModel
 from transformers.audio_utils import mel_filter_bank, window_function
 
 from pipeline.encoders.base import Encoder
-from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state
+from pipeline.encoders.checkpoints import Rule, load_checked, read_state
 from presets.config import AudioMAEConfig
+from presets.official import OFFICIAL_FILES
 
 _RATE, _WINDOW, _HOP, _FFT = 16_000, 400, 160, 512
 _PREEMPHASIS, _FLOOR = 0.97, 1.192092955078125e-07
@@ -78,15 +79,7 @@ class AudioMAE(Encoder):
     """Waveform -> 8 vectors, one every 1.28 s."""
 
     name = "audiomae"
-    files = (
-        CheckpointFile(
-            "audiomae",
-            "audiomae_16k_128bins.ckpt",
-            "https://huggingface.co/haoheliu/audioldm2-full (audiomae_16k_128bins.ckpt)",
-            "CC BY-NC 4.0 (AudioMAE)",
-            0.45,
-        ),
-    )
+    files = OFFICIAL_FILES["audiomae"]
     full_precision = ("vit.embeddings",)  # the residual path would follow their dtype
     config: AudioMAEConfig
 

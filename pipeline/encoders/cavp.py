@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.encoders.base import Encoder
-from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state
+from pipeline.encoders.checkpoints import Rule, load_checked, read_state
 from presets.config import CAVPConfig
+from presets.official import OFFICIAL_FILES
 
 _EXPANSION = 4
 
@@ -96,15 +97,7 @@ class CAVP(Encoder):
     """Frames -> one L2-normalised feature a frame."""
 
     name = "cavp"
-    files = (
-        CheckpointFile(
-            "cavp",
-            "cavp_epoch66.ckpt",
-            "https://huggingface.co/SimianLuo/Diff-Foley",
-            "Apache-2.0 (code)",
-            1.2,
-        ),
-    )
+    files = OFFICIAL_FILES["cavp"]
     full_precision = ("video_project_head",)
     config: CAVPConfig
 

@@ -15,19 +15,11 @@ from safetensors.torch import load_file
 from pipeline.encoders.pickled_values import StandIn
 from pipeline.encoders.torch_files import read_torch_file
 from pipeline.errors import WeightsError
+from presets.official import CheckpointFile
+
+__all__ = ["CheckpointFile", "Rule", "load_checked", "read_state", "sha256_file", "sha256_state"]
 
 State = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class CheckpointFile:
-    """An official file: what it is called, where it comes from and under which licence."""
-
-    role: str
-    filename: str
-    source: str
-    licence: str
-    size_gb: float
 
 
 @dataclass(frozen=True)

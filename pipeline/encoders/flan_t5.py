@@ -12,11 +12,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from pipeline.encoders.base import Encoder, Precision, check_precision
-from pipeline.encoders.checkpoints import CheckpointFile
 from pipeline.errors import WeightsError
 from presets.config import FlanT5Config
-
-_FOLDER = "audioldm2"
+from presets.official import OFFICIAL_FILES
 
 
 def byte_tokenizer(max_tokens: int) -> PreTrainedTokenizerFast:
@@ -41,22 +39,7 @@ class FlanT5(Encoder):
     """Labels -> token embeddings and mask."""
 
     name = "flan_t5"
-    files = (
-        CheckpointFile(
-            "text_encoder_2",
-            f"{_FOLDER}/text_encoder_2",
-            "https://huggingface.co/cvssp/audioldm2 (folder text_encoder_2)",
-            "CC BY-NC-SA 4.0 (AudioLDM-2)",
-            1.4,
-        ),
-        CheckpointFile(
-            "tokenizer_2",
-            f"{_FOLDER}/tokenizer_2",
-            "https://huggingface.co/cvssp/audioldm2 (folder tokenizer_2)",
-            "CC BY-NC-SA 4.0 (AudioLDM-2)",
-            0.01,
-        ),
-    )
+    files = OFFICIAL_FILES["flan_t5"]
     config: FlanT5Config
     tokenizer: Any
 

@@ -22,9 +22,10 @@ from transformers import (
 from pipeline.attention import UNPADDED
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.cavp import as_float_frames
-from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state
+from pipeline.encoders.checkpoints import Rule, load_checked, read_state
 from pipeline.errors import WeightsError
 from presets.config import TimeChatConfig
+from presets.official import OFFICIAL_FILES
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -102,29 +103,7 @@ class TimeChat(Encoder):
     """Frames and their times -> one feature a window."""
 
     name = "timechat"
-    files = (
-        CheckpointFile(
-            "vit",
-            "eva_vit_g.pth",
-            "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth",
-            "BSD-3-Clause (LAVIS), MIT (EVA)",
-            2.0,
-        ),
-        CheckpointFile(
-            "qformer",
-            "instruct_blip_vicuna7b_trimmed.pth",
-            "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/InstructBLIP/instruct_blip_vicuna7b_trimmed.pth",
-            "BSD-3-Clause (LAVIS)",
-            0.76,
-        ),
-        CheckpointFile(
-            "timechat",
-            "timechat_7b.pth",
-            "https://huggingface.co/ShuhuaiRen/TimeChat-7b",
-            "BSD-3-Clause (TimeChat); LLaMA-2 terms for its language part, which is not used",
-            0.3,
-        ),
-    )
+    files = OFFICIAL_FILES["timechat"]
     full_precision = ("vit.embeddings",)  # the residual path would follow their dtype
     config: TimeChatConfig
     mean: Tensor

@@ -247,11 +247,11 @@ def test_cached_label_embeddings_are_the_encoder_s_own(model):
 def test_hub_id_asks_only_for_the_needed_components(tmp_path, monkeypatch):
     asked = {}
 
-    def download(name, allow_patterns):
+    def download(name, allow_patterns, local_files_only):
         asked[name] = allow_patterns
         return str(tmp_path)
 
-    monkeypatch.setattr("generate.audioldm2.snapshot_download", download)
+    monkeypatch.setattr("pipeline.hub.snapshot_download", download)
     with pytest.raises(WeightsError, match="lacks unet"):
         load_audioldm2(load_preset("paper", ["weights.audioldm2=cvssp/audioldm2"]))
     assert "unet/*" in asked["cvssp/audioldm2"]
@@ -262,6 +262,7 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
     def offline(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr("generate.audioldm2.snapshot_download", offline)
+    monkeypatch.setattr("pipeline.hub.list_repo_files", offline)
+    monkeypatch.setattr("pipeline.hub.snapshot_download", offline)
     with pytest.raises(WeightsError, match="no network"):
         load_audioldm2(load_preset("paper", ["weights.audioldm2=cvssp/audioldm2"]))

@@ -2,7 +2,8 @@ import hashlib
 
 import torch
 
-from pipeline.encoders import ENCODERS, load_encoder, weight_files
+from pipeline.encoders import ENCODERS, load_encoder
+from pipeline.weights import weight_files
 from presets import load_preset
 
 

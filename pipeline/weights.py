@@ -1,0 +1,154 @@
+"""The official files of a preset: which are here, and fetching those that are not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+
+from pipeline.download import download
+from pipeline.encoders import ENCODERS
+from pipeline.encoders.checkpoints import sha256_file
+from pipeline.errors import InputError, WeightsError
+from pipeline.hub import audioldm2_folder, choose_files, is_hub_id
+from presets import Preset
+from presets.official import AUDIOLDM2_REPOSITORY, OFFICIAL_FILES, CheckpointFile
+
+MIRROR = "MFM_WEIGHTS_MIRROR"  # an address under which single files lie by their name in weights/
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One official file of a preset and the model it belongs to; ``sha256`` is empty while it is missing."""
+
+    model: str
+    file: CheckpointFile
+    path: Path
+    found: bool
+    bytes: int
+    sha256: str
+
+
+def models_of(preset: Preset) -> list[str]:
+    """Whose files a preset needs: its encoders, AudioLDM-2, and the evaluation's networks that have official ones."""
+    return [*ENCODERS, "audioldm2", *(name for name in preset.evaluation.networks if name in OFFICIAL_FILES)]
+
+
+def weight_files(preset: Preset, only: Sequence[str] = ()) -> list[WeightFile]:
+    """Every official file that a preset needs, with what is on disk; ``only`` names some of the models.
+
+    Nothing is fetched. Raises :class:`InputError` for a model that the preset does not use.
+    """
+    models = models_of(preset)
+    if unknown := [name for name in only if name not in models]:
+        raise InputError(f"preset '{preset.name}' has no official files of '{unknown[0]}': of {', '.join(models)}")
+    rows = []
+    for model in only or models:
+        for file in OFFICIAL_FILES[model]:
+            path = _place(file, preset)
+            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] * path.is_file()
+            digests = [sha256_file(file) for file in files]
+            joined = hashlib.sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else "".join(digests)
+            rows.append(WeightFile(model, file, path, bool(files), sum(p.stat().st_size for p in files), joined))
+    return rows
+
+
+def _place(file: CheckpointFile, preset: Preset) -> Path:
+    if not file.in_audioldm2:
+        return preset.weights.path / file.filename
+    part = file.filename.removeprefix("audioldm2/")
+    try:
+        return audioldm2_folder(preset, [part], fetch=False) / part
+    except WeightsError:  # a hub id of which this is not in the cache yet
+        return Path(preset.weights.audioldm2) / part
+
+
+def fetch(
+    rows: Sequence[WeightFile],
+    preset: Preset,
+    on_bytes: Callable[[str, int, int | None], None] = lambda name, done, total: None,
+) -> None:
+    """Fetch what of ``rows`` is missing; one that fails does not keep the others from coming.
+
+    Single files come over HTTP or from the hub, each under a temporary name until it is whole; folders of
+    AudioLDM-2 from the hub (``HF_ENDPOINT`` names a mirror of it). The environment variable
+    ``MFM_WEIGHTS_MIRROR`` is an address that serves single files by name instead. Raises one
+    :class:`WeightsError` with everything that did not come, and with what is to be fetched by hand.
+    """
+    missing = [row for row in rows if not row.found]
+    problems: list[str] = []
+    folders = [row for row in missing if row.file.in_audioldm2]
+    if folders:
+        with _collected(problems):
+            on_bytes("audioldm2/", 0, None)
+            _fetch_audioldm2([row.file.filename.removeprefix("audioldm2/") for row in folders], preset)
+    mirror = os.environ.get(MIRROR, "").rstrip("/")
+    for row in missing:
+        file = row.file
+        if file.in_audioldm2:
+            continue
+        with _collected(problems):
+            url = f"{mirror}/{file.filename}" if mirror else file.url
+            on_bytes(file.filename, 0, None)
+            if not url:
+                raise WeightsError(f"by hand: open {file.source} and put the file there as {row.path}")
+            if url.startswith("hub:"):
+                _fetch_hub_file(url.removeprefix("hub:"), row.path)
+            else:
+                download(url, row.path, digest=file.digest, on_bytes=partial(on_bytes, file.filename))
+    if problems:
+        raise WeightsError(f"{len(problems)} of the files did not come:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+@contextmanager
+def _collected(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except WeightsError as error:
+        problems.append(str(error))
+
+
+def _fetch_hub_file(address: str, target: Path) -> None:
+    """``owner/name/path`` of the hub into ``target``, through a folder that huggingface_hub resumes in."""
+    owner, name, path = address.split("/", 2)
+    part = target.parent / f".{target.name}.part"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _hub_errors(f"https://huggingface.co/{owner}/{name} ({path})"):
+        Path(hf_hub_download(f"{owner}/{name}", path, local_dir=part)).replace(target)
+    shutil.rmtree(part)
+
+
+def _fetch_audioldm2(parts: Sequence[str], preset: Preset) -> None:
+    """Folders of AudioLDM-2, each under its name only when all of its files are there."""
+    if is_hub_id(preset.weights.audioldm2):
+        audioldm2_folder(preset, parts)
+        return
+    target = audioldm2_folder(preset, parts)
+    part = target.parent / f".{target.name}.part"
+    with _hub_errors(f"https://huggingface.co/{AUDIOLDM2_REPOSITORY}"):
+        names = choose_files(list_repo_files(AUDIOLDM2_REPOSITORY), parts)
+        snapshot_download(AUDIOLDM2_REPOSITORY, local_dir=part, allow_patterns=names)
+    if lacking := [name for name in names if not (part / name).is_file()] or not names:
+        raise WeightsError(f"https://huggingface.co/{AUDIOLDM2_REPOSITORY}: {lacking} did not come")
+    target.mkdir(parents=True, exist_ok=True)
+    for name in parts:
+        if (target / name).is_dir():
+            (target / name).rmdir()  # empty, else it would not be missing
+        (part / name).replace(target / name)
+    shutil.rmtree(part)
+
+
+@contextmanager
+def _hub_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the HTTP library's own errors besides the hub's
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{where}: {reason}") from error

@@ -1,0 +1,163 @@
+"""The one table of official files: how each is called, where its authors publish it, under which licence.
+
+A new model's files are a line here; its encoder or network refers to it by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+AUDIOLDM2_REPOSITORY = "cvssp/audioldm2"
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """An official file, or a folder of a diffusers repository, named as in ``weights.folder``.
+
+    ``url`` is where a script fetches it: ``https://...``, or ``hub:owner/name/path`` of the Hugging Face hub;
+    empty where no direct address is known, then ``source`` is the page to fetch it from by hand. ``digest`` is what
+    its authors publish of it, ``algorithm:hexadecimal digits`` or the first of them; empty where they do not.
+    """
+
+    role: str
+    filename: str
+    source: str
+    licence: str
+    size_gb: float
+    url: str = ""
+    digest: str = ""
+
+    @property
+    def in_audioldm2(self) -> bool:
+        """Whether this is a folder of AudioLDM-2's, which ``weights.audioldm2`` can put elsewhere."""
+        return self.filename.startswith("audioldm2/")
+
+
+def _audioldm2(folder: str, size_gb: float) -> CheckpointFile:
+    return CheckpointFile(
+        folder,
+        f"audioldm2/{folder}",
+        f"https://huggingface.co/{AUDIOLDM2_REPOSITORY} (folder {folder})",
+        "CC BY-NC-SA 4.0 (AudioLDM-2)",
+        size_gb,
+        f"hub:{AUDIOLDM2_REPOSITORY}/{folder}",
+    )
+
+
+_LAVIS = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models"
+_PASST = "https://github.com/kkoutini/PaSST/releases"
+_VGGISH = "https://github.com/harritaylor/torchvggish/releases"
+_MMAUDIO = "https://github.com/hkchengrex/MMAudio/releases"
+
+OFFICIAL_FILES: dict[str, tuple[CheckpointFile, ...]] = {
+    "cavp": (
+        CheckpointFile(
+            "cavp",
+            "cavp_epoch66.ckpt",
+            "https://huggingface.co/SimianLuo/Diff-Foley",
+            "Apache-2.0 (code)",
+            1.2,
+            "hub:SimianLuo/Diff-Foley/diff_foley_ckpt/cavp_epoch66.ckpt",
+        ),
+    ),
+    "timechat": (
+        CheckpointFile(
+            "vit",
+            "eva_vit_g.pth",
+            f"{_LAVIS}/BLIP2/eva_vit_g.pth",
+            "BSD-3-Clause (LAVIS), MIT (EVA)",
+            2.0,
+            f"{_LAVIS}/BLIP2/eva_vit_g.pth",
+        ),
+        CheckpointFile(
+            "qformer",
+            "instruct_blip_vicuna7b_trimmed.pth",
+            f"{_LAVIS}/InstructBLIP/instruct_blip_vicuna7b_trimmed.pth",
+            "BSD-3-Clause (LAVIS)",
+            0.76,
+            f"{_LAVIS}/InstructBLIP/instruct_blip_vicuna7b_trimmed.pth",
+        ),
+        CheckpointFile(
+            "timechat",
+            "timechat_7b.pth",
+            "https://huggingface.co/ShuhuaiRen/TimeChat-7b",
+            "BSD-3-Clause (TimeChat); LLaMA-2 terms for its language part, which is not used",
+            0.3,
+            "hub:ShuhuaiRen/TimeChat-7b/timechat_7b.pth",
+        ),
+    ),
+    "audiomae": (
+        CheckpointFile(
+            "audiomae",
+            "audiomae_16k_128bins.ckpt",
+            "https://zenodo.org/records/14342967 (inside checkpoints.tar of AudioLDM-training-finetuning)",
+            "CC BY-NC 4.0 (AudioMAE)",
+            0.45,
+        ),
+    ),
+    "flan_t5": (_audioldm2("text_encoder_2", 1.4), _audioldm2("tokenizer_2", 0.01)),
+    # The rest of the diffusers folder: no encoders, but part of every generation.
+    "audioldm2": (
+        _audioldm2("unet", 1.4),
+        _audioldm2("vae", 0.2),
+        _audioldm2("vocoder", 0.2),
+        _audioldm2("scheduler", 0.001),
+        _audioldm2("language_model", 0.5),
+        _audioldm2("projection_model", 0.01),
+        _audioldm2("text_encoder", 0.8),
+        _audioldm2("tokenizer", 0.01),
+    ),
+    # The evaluation's networks.
+    "panns": (
+        CheckpointFile(
+            "cnn14",
+            "Cnn14_16k_mAP=0.438.pth",
+            "https://zenodo.org/records/3987831 (Cnn14_16k_mAP=0.438.pth)",
+            "CC BY 4.0",
+            0.33,
+            "https://zenodo.org/records/3987831/files/Cnn14_16k_mAP=0.438.pth",
+        ),
+    ),
+    "vggish": (
+        CheckpointFile(
+            "vggish",
+            "vggish-10086976.pth",
+            f"{_VGGISH} (vggish-10086976.pth)",
+            "Apache-2.0",
+            0.29,
+            f"{_VGGISH}/download/v0.1/vggish-10086976.pth",
+            "sha256:10086976",  # torch.hub's rule: the name ends in the first digits
+        ),
+    ),
+    "passt": (
+        CheckpointFile(
+            "passt",
+            "passt-s-f128-p16-s10-ap.476-swa.pt",
+            f"{_PASST}/tag/v0.0.1-audioset",
+            "Apache-2.0",
+            0.34,
+            f"{_PASST}/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt",
+        ),
+    ),
+    "imagebind": (
+        CheckpointFile(
+            "imagebind",
+            "imagebind_huge.pth",
+            "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth",
+            "CC BY-NC-SA 4.0",
+            4.8,
+            "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth",
+        ),
+    ),
+    "synchformer": (
+        CheckpointFile(
+            "synchformer",
+            "synchformer_state_dict.pth",
+            f"{_MMAUDIO} (synchformer_state_dict.pth)",
+            "MIT",
+            0.95,
+            f"{_MMAUDIO}/download/v0.1/synchformer_state_dict.pth",
+            "md5:5b2f5594b0730f70e41e549b7c94390c",  # of MMAudio's own download script
+        ),
+    ),
+}
