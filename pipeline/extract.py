@@ -263,7 +263,8 @@ class Extractor:
                     usable.append((clip, decoded))
             if usable:
                 self._encode_stage(part, usable)
-            self.claims.renew(part.stage.name, work.shard)
+            for each in work.stages:  # one slow encoder must not let the claims of the others expire
+                self.claims.renew(each.stage.name, work.shard)
         stages = [part.stage for part in work.stages]
         work.unusable += sum(_is_unusable(decoded, stages) for _, decoded in batch)
         self.on_clip(len(batch))

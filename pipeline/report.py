@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,7 +54,8 @@ class Report:
 
     def save(self, store: Store) -> str:
         """Write this as JSON into the cache's ``reports`` folder; returns its name."""
-        name = f"reports/{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}.json"
+        moment = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}"
+        name = f"reports/{moment}-{uuid.uuid4().hex[:8]}.json"  # tasks of an array may end at the same moment
         store.files.write(name, json.dumps(self.to_dict(), indent=1).encode())
         return name
 
@@ -68,7 +70,7 @@ class Report:
         repaired = f", {self.shards_repaired} repaired" if self.shards_repaired else ""
         changed = sorted(self.clips_changed)
         some = ", ".join(changed[:5]) + (", ..." if changed[5:] else "")
-        again = {"made again": f"{len(changed)} clips, as their files are others: {some}"} if changed else {}
+        again = {"made again": f"{len(changed)} whose file is another: {some}"} if changed else {}
         return {
             "shards": f"{self.shards_done} made, {self.shards_skipped} already there{repaired}{claimed}",
             "clips": ", ".join(f"{stage} {count}" for stage, count in sorted(self.clips_done.items())) or "none new",
@@ -103,7 +105,7 @@ def ignored_shards(store: Store, stages: Sequence[str]) -> dict[str, str]:
     """A row of a summary that names shards of an older, longer manifest; empty if there are none."""
     names = Selection(store, [stage for stage in stages if store.shards(stage)]).ignored
     some = ", ".join(names[:3]) + (", ..." if names[3:] else "")
-    return {"ignored": f"{len(names)} shards of an older manifest, which may be deleted: {some}"} if names else {}
+    return {"ignored": f"{len(names)} of an older manifest (may be deleted): {some}"} if names else {}
 
 
 def status(store: Store, manifest: Manifest | None, stages: list[str]) -> dict[str, Any]:

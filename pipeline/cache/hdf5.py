@@ -10,6 +10,9 @@ import numpy as np
 
 from pipeline.cache.store import ShardContent, ShardHeader
 
+# We do not compress; somebody who repacks a shard may. What expands more is no shard.
+_MOST_EXPANDED = 100
+
 
 class HDF5Format:
     """``/arrays/<name>`` (clips, ...) chunked by clip; ids, labels, splits, what made the shard, what was
@@ -36,10 +39,23 @@ class HDF5Format:
 
     def decode_header(self, source: Path | bytes) -> ShardHeader:
         with self._open(source) as file:
-            return ShardHeader.from_json(file["header"][()].tobytes())
+            size = len(source) if isinstance(source, bytes) else source.stat().st_size
+            return ShardHeader.from_json(_read(file, "header", size).tobytes())
 
     def decode(self, source: Path | bytes) -> ShardContent:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
         with self._open(source) as file:
-            header = ShardHeader.from_json(file["header"][()].tobytes())
-            arrays = {name: dataset[()] for name, dataset in file["arrays"].items()}
+            header = ShardHeader.from_json(_read(file, "header", size).tobytes())
+            arrays = {name: _read(file, f"arrays/{name}", size) for name in file["arrays"]}
         return ShardContent.of(header, arrays)
+
+
+def _read(file: h5py.File, name: str, size: int) -> np.ndarray:
+    """A dataset of this file: HDF5 can also point to other files, and claim more than it holds."""
+    link = file.get(name, getlink=True)
+    dataset = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise ValueError(f"{name} is no dataset of this file")
+    if dataset.nbytes > _MOST_EXPANDED * size:
+        raise ValueError(f"{name} claims {dataset.nbytes} bytes, and the file has {size}")
+    return np.asarray(dataset[()])

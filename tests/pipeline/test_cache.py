@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -90,6 +91,33 @@ def rewrite(path, change, extra=()):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("trick", ["external link", "soft link", "external storage", "virtual", "claims too much"])
+def test_hdf5_that_points_elsewhere_is_refused(tmp_path, trick):
+    """A cache that somebody sends reads no other file and asks for no terabyte."""
+    store = open_store(tmp_path)
+    store.write("cavp", 0, content())
+    store.write("cavp", 1, content(seed=1))
+    path, other = store.path("cavp", 0), store.path("cavp", 1)
+    with h5py.File(path, "a") as file:
+        shape = file["arrays/features"].shape
+        del file["arrays/features"]
+        arrays = file["arrays"]
+        if trick == "external link":
+            arrays["features"] = h5py.ExternalLink(str(other), "/arrays/features")
+        elif trick == "soft link":
+            arrays["features"] = h5py.SoftLink("/header")
+        elif trick == "external storage":
+            arrays.create_dataset("features", shape, np.float16, external=[(str(other), 0, h5py.h5f.UNLIMITED)])
+        elif trick == "virtual":
+            layout = h5py.VirtualLayout(shape, np.float16)
+            layout[:] = h5py.VirtualSource(str(other), "/arrays/features", shape)
+            arrays.create_virtual_dataset("features", layout)
+        else:
+            arrays.create_dataset("features", (12, 10**6, 10**6), np.float16, chunks=(1, 100, 100))
+    with pytest.raises(CacheError, match=r"is damaged .*(no dataset of this file|claims)"):
+        store.read("cavp", 0)
 
 
 @pytest.mark.parametrize("version", [1, 2])

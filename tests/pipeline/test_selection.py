@@ -96,7 +96,7 @@ def test_features_stay_with_their_clips_when_the_manifest_shrinks(store, clips):
     extract(store, some, rebuild=True)
     assert_own_features(store, [clip.clip_id for clip in some], truth)
     assert verify(store) == []
-    assert "4 shards of an older manifest" in ignored_shards(store, STAGES)["ignored"]
+    assert "4 of an older manifest" in ignored_shards(store, STAGES)["ignored"]
     table = status(store, cache_manifest(store), STAGES)["stages"]["cavp"]
     assert table["shards"] == {0: "done", 1: "done", 2: "ignored", 3: "ignored"}
     assert table["clips"] == 6
@@ -228,7 +228,7 @@ def test_a_video_replaced_in_place_is_made_again_and_only_it(tmp_path):
     make_clip(path, 12)
     report = extract(store, clips, per_shard=2)
     assert (report.clips_seen, report.shards_done, report.clips_changed) == (1, 2, {"clip02": 1})
-    assert "1 clips, as their files are others: clip02" in report.rows(store)["made again"]
+    assert "1 whose file is another: clip02" in report.rows(store)["made again"]
     after = features_by_id(store)
     assert not np.array_equal(after["clip02"]["cavp"], before["clip02"]["cavp"])
     for clip_id in ("clip00", "clip01", "clip03"):
