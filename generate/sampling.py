@@ -17,6 +17,7 @@ from pipeline.errors import CacheError, WeightsError
 from pipeline.hub import is_hub_id
 from presets import Preset
 from trainer.mapper import Mapper
+from trainer.provenance import differing_features, features_provenance
 from trainer.registry import MFMMapper, mapper_folder
 
 NOT_FINITE = "the sampler gave NaN or Inf; try generation.precision=float32, or another seed"
@@ -41,15 +42,17 @@ class Sampler:
         generation = {k: v for k, v in self.preset.to_dict()["generation"].items() if k not in _SPEED_ONLY}
         return {**generation, "mapper": self.mapper_fingerprint, "audioldm2": self.audioldm2.fingerprint}
 
-    def check_encoders(self, fingerprints: Mapping[str, str]) -> None:
-        """Raise :class:`CacheError` if the features come from other encoders than the mapper's."""
-        trained = self.mapper.spec.provenance.get("encoders", {})
-        for name in self.encoders:
-            if trained.get(name) != fingerprints.get(name):
-                raise CacheError(
-                    f"the mapper was trained on '{name}' features of weights {trained.get(name)}, these come "
-                    f"from {fingerprints.get(name)}: train on this cache, or extract with the same weights"
-                )
+    def check_encoders(self, made: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise :class:`CacheError` if the features come from other encoders than the mapper's, or other settings.
+
+        ``made``: ``weights``, ``config`` and ``media`` by encoder, as in the fingerprint of a shard.
+        """
+        here = features_provenance({name: made[name] for name in self.encoders})
+        if different := differing_features(self.mapper.spec.provenance, here, self.encoders):
+            raise CacheError(
+                f"the mapper was trained on features of another kind than these ({'; '.join(different)}): "
+                f"train on this cache, or extract with the mapper's weights and settings"
+            )
 
     def generate(
         self,

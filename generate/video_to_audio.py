@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,13 @@ class VideoToAudio:
 
     def __init__(self, sampler: Sampler, encoders: dict[str, Any], device: str = "cpu"):
         self.sampler, self.encoders, self.device = sampler, encoders, device
-        sampler.check_encoders({name: encoder.fingerprint for name, encoder in encoders.items()})
+        media = sampler.preset.media
+        sampler.check_encoders(
+            {
+                name: {"weights": encoder.fingerprint, "config": asdict(encoder.config), "media": asdict(media)}
+                for name, encoder in encoders.items()
+            }
+        )
         self._judge: Any = None
 
     @classmethod

@@ -176,7 +176,7 @@ class MapperConfig:
     """Fusion and GPT-2 mapper (paper sections 3.2.2 and 3.4)."""
 
     kind: Literal["gpt2", "diffusion"] = "gpt2"
-    encoders: list[str] = Field(default_factory=lambda: ["cavp", "timechat"])
+    encoders: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["cavp", "timechat"])
     fusion: Literal["concat", "add", "cat"] = "concat"
     initialise: str = "scratch"  # or audioldm2, shipped, or where a GPT-2 or a mapper is: trainer.initialise
     layers: Layers = 12
@@ -191,8 +191,7 @@ class MapperConfig:
     def _fits(self) -> MapperConfig:
         if self.width % self.heads:
             raise ValueError(f"mapper.width is {self.width}, and must be a multiple of mapper.heads ({self.heads})")
-        names = set(self.encoders)
-        if not names or not names <= set(VISUAL_ENCODERS) or len(names) < len(self.encoders):
+        if not set(self.encoders) <= set(VISUAL_ENCODERS) or len(set(self.encoders)) < len(self.encoders):
             raise ValueError(
                 f"mapper.encoders is {short(self.encoders)}, and must name one or more of "
                 f"{', '.join(VISUAL_ENCODERS)}, each once"

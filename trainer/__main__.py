@@ -1,7 +1,8 @@
-"""``python -m trainer`` (or ``accelerate launch -m trainer``): fit the mapper on a cache."""
+"""``python -m trainer``, or ``torchrun --nproc_per_node N -m trainer -- ...``: fit the mapper on a cache."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -31,19 +32,28 @@ def train(
     quiet_libraries()
     settings = load_preset(preset, assignments)
     trainer = Trainer(settings, open_store(cache, cache_format), run, device)
-    with progress() as bar:
-        task = bar.add_task("train", total=None, note="")
-        outcome = trainer.fit(lambda done, total, note: bar.update(task, completed=done, total=total, note=note))
-    if not trainer.accelerator.is_main_process:
+    main = trainer.accelerator.is_main_process
+    with progress() if main else nullcontext() as bar:
+        task = bar.add_task("train", total=None, note="") if bar else None
+
+        def on_step(done: int, total: int, note: str) -> None:
+            if bar is not None and task is not None:
+                bar.update(task, completed=done, total=total, note=note)
+
+        outcome = trainer.fit(on_step)
+    if not main:
         return
+    figures = {name: value for name, value in outcome.metrics.items() if name[-1] not in "12345678"}
     summary(
         "train",
         {
             "clips": f"{trainer.train_clips} train, {trainer.validation_clips} validation, {trainer.data.how}",
             "left out": trainer.data.left_out,
+            "processes": f"{trainer.world} on {trainer.accelerator.device.type}",
             "mapper": f"{trainer.parameters / 1e6:.2f} M trained parameters, {settings.mapper.fusion} fusion",
             "epochs": f"{outcome.epochs_now} now, {outcome.epochs_before} before, {trainer.epoch} in all",
-            **{name: f"{value:.5g}" for name, value in outcome.metrics.items() if name[-1] not in "12345678"},
+            **{name: "not finite" if value is None else f"{value:.5g}" for name, value in figures.items()},
+            **({"note": "\n".join(outcome.notes)} if outcome.notes else {}),
             "seconds": f"{outcome.seconds:.1f}",
             "written to": run / "mapper",
         },

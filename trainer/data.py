@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.cache import Joined, Selection, Store, join
-from pipeline.cache.selection import reasons
+from pipeline.cache.selection import ShardRows, reasons
 from pipeline.errors import CacheError
+from trainer.memory import device_bytes, host_bytes
 
 TARGET = "audiomae"
-# Of the free memory, what the cached features may take: the model and its optimizer need the rest.
-_SHARE = 0.5
+# Clips among which a batch is drawn. Smaller caches are shuffled whole.
+BUFFER = 8192
+# Of the free memory, what the features may take: the rest is for the model, its optimizer and everybody else.
+_HOST_SHARE, _DEVICE_SHARE = 0.8, 0.5
+
+Shard = TypeVar("Shard")
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,16 @@ class Batch:
 
 
 class Data(Protocol):
-    """Where batches come from. The order of an epoch follows from seed and epoch alone."""
+    """Where batches come from. The order of an epoch follows from seed, epoch and the clips of each shard alone."""
 
     how: str
     left_out: str
     provenance: Mapping[str, Mapping[str, Any]]
     shapes: Mapping[str, tuple[int, int]]
+
+    def clip_ids(self, split: str) -> list[str]:
+        """The clips of a split, sorted."""
+        ...
 
     def count(self, split: str) -> int: ...
 
@@ -56,63 +67,111 @@ class Data(Protocol):
         ...
 
 
-def _mine(rows: Tensor, rank: int, world: int) -> tuple[Tensor, float]:
-    part = rows[rank::world]
-    return (part, 1.0) if len(part) else (rows[:1], 0.0)
-
-
 def epoch_order(seed: int, epoch: int) -> int:
     """The shuffle seed of one epoch."""
     return seed * 1_000_003 + epoch
 
 
-class TensorData:
-    """The whole joined cache as one tensor a stage, in the cache's own precision, rows taken by index."""
+def shuffled(
+    shards: Sequence[Shard], rows: Callable[[Shard], Iterable[Row]], order: int | None, buffer: int
+) -> Iterator[Row]:
+    """Shards in a random order, their rows through a shuffle buffer; ``order`` None keeps both as they are.
 
-    def __init__(self, joined: Joined, device: str | torch.device):
-        self.joined = joined
+    What comes when depends on ``order``, ``buffer`` and the number of rows of each shard, not on where the rows are:
+    in memory and streamed, a run sees the same batches.
+    """
+    if order is None:
+        for shard in shards:
+            yield from rows(shard)
+        return
+    generator = random.Random(order)
+    waiting: list[Row] = []
+    for shard in generator.sample(shards, len(shards)):
+        for row in rows(shard):
+            waiting.append(row)
+            if len(waiting) == buffer:
+                place = int(generator.random() * buffer)
+                waiting[place], waiting[-1] = waiting[-1], waiting[place]
+                yield waiting.pop()
+    generator.shuffle(waiting)
+    yield from waiting
+
+
+def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    chosen: list[Row] = []
+    for row in rows:
+        chosen.append(row)
+        if len(chosen) == size:
+            yield chosen
+            chosen = []
+    if chosen:
+        yield chosen
+
+
+def _mine(rows: list[Row], rank: int, world: int) -> tuple[list[Row], float]:
+    part = rows[rank::world]
+    return (part, 1.0) if part else (rows[:1], 0.0)
+
+
+class TensorData:
+    """The whole joined cache as one tensor a stage, in the cache's own precision, rows taken by index.
+
+    ``shard_of``: the shard of each clip, for the order of the batches; left out, all clips are of one.
+    """
+
+    def __init__(
+        self,
+        joined: Joined,
+        device: str | torch.device,
+        shard_of: Mapping[str, int] | None = None,
+        buffer: int = BUFFER,
+    ):
+        self.joined, self.buffer = joined, buffer
         self.arrays = {name: torch.from_numpy(array).to(device) for name, array in joined.arrays.items()}
         self.left_out = joined.left_out_reasons()
         self.provenance: Mapping[str, Mapping[str, Any]] = joined.provenance
         self.shapes: Mapping[str, tuple[int, int]] = joined.shapes
         self.how = f"in memory on {device}"
+        rows = defaultdict(list)
+        for row, clip_id in enumerate(joined.clip_ids):
+            rows[shard_of[clip_id] if shard_of else 0].append(row)
+        self.shards = [rows[shard] for shard in sorted(rows)]
 
-    def rows(self, split: str) -> Tensor:
-        return torch.tensor([row for row, name in enumerate(self.joined.splits) if name == split], dtype=torch.long)
+    def clip_ids(self, split: str) -> list[str]:
+        return [
+            clip_id for clip_id, name in zip(self.joined.clip_ids, self.joined.splits, strict=True) if name == split
+        ]
 
     def count(self, split: str) -> int:
         return sum(name == split for name in self.joined.splits)
 
     def batches(self, split: str, size: int, order: int | None, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        rows = self.rows(split)
-        if order is not None:
-            rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(order))]
+        splits, ids = self.joined.splits, self.joined.clip_ids
         device = next(iter(self.arrays.values())).device
-        ids = self.joined.clip_ids
-        for whole in rows.split(size):
+        rows = shuffled(self.shards, lambda shard: (row for row in shard if splits[row] == split), order, self.buffer)
+        for whole in _groups(rows, size):
             mine, weight = _mine(whole, rank, world)
-            index = mine.to(device, non_blocking=True)
+            index = torch.tensor(mine).to(device, non_blocking=True)
             arrays = {name: array[index].float() for name, array in self.arrays.items()}
-            yield Batch([ids[row] for row in whole.tolist()], arrays, weight)
+            yield Batch([ids[row] for row in whole], arrays, weight)
 
 
 class StreamData:
     """Shard by shard through a shuffle buffer, for caches larger than the memory.
 
-    Shards come in a shuffled order and their rows leave the buffer at random; every process reads every
-    shard and keeps its own rows, so that the global batches are the same whatever the number of processes.
+    Every process reads every shard and keeps its own rows, so that the global batches are the same whatever the
+    number of processes.
     """
 
-    def __init__(self, store: Store, stages: Sequence[str], device: str | torch.device, buffer: int = 8192):
+    def __init__(self, store: Store, stages: Sequence[str], device: str | torch.device, buffer: int = BUFFER):
         self.store, self.stages, self.device, self.buffer = store, list(stages), device, buffer
         self.selection = Selection(store, self.stages)
         self.shards: list[int] = []  # with at least one usable clip
-        self._counts: Counter[str] = Counter()
+        self._ids: dict[str, list[str]] = defaultdict(list)
         left_out = self.selection.not_extracted()
-        for shard in self.selection.shards:  # headers only
-            headers = {stage: store.header(stage, shard) for stage in self.selection.stages_of(shard)}
-            rows = self.selection.rows(shard, headers)
-            self._counts.update(rows.splits)
+        for shard, rows in usable_rows(self.selection):
+            for clip_id, split in zip(rows.clip_ids, rows.splits, strict=True):
+                self._ids[split].append(clip_id)
             left_out |= rows.left_out
             if rows.clip_ids:
                 self.shards.append(shard)
@@ -123,79 +182,72 @@ class StreamData:
         self.left_out = reasons(left_out)
         self.how = f"streamed, {len(self.shards)} shards through a buffer of {buffer} clips"
 
+    def clip_ids(self, split: str) -> list[str]:
+        return sorted(self._ids[split])
+
     def count(self, split: str) -> int:
-        return self._counts[split]
+        return len(self._ids[split])
 
     def _join(self, shard: int) -> Joined:
         return join(self.store, self.stages, [shard], selection=self.selection)
 
-    def _rows(self, split: str, random: np.random.Generator | None) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        order = list(self.shards) if random is None else [self.shards[i] for i in random.permutation(len(self.shards))]
-        for shard in order:
-            part = self._join(shard)
-            for row, clip_id in enumerate(part.clip_ids):
-                if part.splits[row] == split:
-                    yield clip_id, {name: array[row] for name, array in part.arrays.items()}
+    def _rows(self, shard: int, split: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        part = self._join(shard)
+        for row, clip_id in enumerate(part.clip_ids):
+            if part.splits[row] == split:
+                # A copy: a view would keep the whole shard while one of its rows waits in the buffer.
+                yield clip_id, {name: array[row].copy() for name, array in part.arrays.items()}
 
     def batches(self, split: str, size: int, order: int | None, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        random = None if order is None else np.random.default_rng(order)
-        buffer: list[tuple[str, dict[str, np.ndarray]]] = []
-        chosen: list[tuple[str, dict[str, np.ndarray]]] = []
-
-        def emit() -> Batch:
-            mine, weight = _mine(torch.arange(len(chosen)), rank, world)
+        rows = shuffled(self.shards, lambda shard: self._rows(shard, split), order, self.buffer)
+        for whole in _groups(rows, size):
+            mine, weight = _mine(whole, rank, world)
             arrays = {
-                name: torch.from_numpy(np.stack([chosen[row][1][name] for row in mine.tolist()]))
-                .to(self.device)
-                .float()
+                name: torch.from_numpy(np.stack([features[name] for _, features in mine])).to(self.device).float()
                 for name in self.stages
             }
-            return Batch([clip_id for clip_id, _ in chosen], arrays, weight)
-
-        for item in self._rows(split, random):
-            if random is None:
-                chosen.append(item)
-            else:
-                buffer.append(item)
-                if len(buffer) < self.buffer:
-                    continue
-                place = int(random.integers(len(buffer)))
-                buffer[place], buffer[-1] = buffer[-1], buffer[place]
-                chosen.append(buffer.pop())
-            if len(chosen) == size:
-                yield emit()
-                chosen.clear()
-        if random is not None:
-            random.shuffle(buffer)
-        for item in buffer:
-            chosen.append(item)
-            if len(chosen) == size:
-                yield emit()
-                chosen.clear()
-        if chosen:
-            yield emit()
+            yield Batch([clip_id for clip_id, _ in whole], arrays, weight)
 
 
-def cache_bytes(store: Store, stages: Sequence[str]) -> int:
-    """Size of the stages' shards on disk, nearly that of their features."""
-    return sum(store.files.size(store.name(stage, shard)) for stage in stages for shard in store.shards(stage))
+def usable_rows(selection: Selection) -> Iterator[tuple[int, ShardRows]]:
+    """The rows of each shard that all stages have, by the headers alone."""
+    for shard in selection.shards:
+        headers = {stage: selection.store.header(stage, shard) for stage in selection.stages_of(shard)}
+        yield shard, selection.rows(shard, headers)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device, or on this machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
+def fits_in_memory(selection: Selection, device: torch.device, processes: int = 1) -> bool:
+    """Whether each of ``processes`` processes of this machine can join the stages and keep them on its device.
 
-    return int(psutil.virtual_memory().available)
-
-
-def load_data(store: Store, stages: Sequence[str], device: torch.device, how: str = "auto") -> Data:
-    """The cache in memory where it takes less than half of what is free, else streamed.
-
-    ``how``: auto, memory or stream. Raises :class:`CacheError` for a missing stage or a mixed cache.
+    The features take what their shards take on disk, in the cache's own precision: nothing there is compressed.
     """
-    fits = cache_bytes(store, stages) < _SHARE * free_bytes(device)
-    if how == "memory" or (how == "auto" and fits):
-        return TensorData(join(store, stages), device)
-    return StreamData(store, stages, device)
+    store = selection.store
+    sizes = [
+        sum(store.files.size(store.name(stage, shard)) for shard in selection.present[stage])
+        for stage in selection.stages
+    ]
+    on_device = device_bytes(device)
+    if on_device is not None and sum(sizes) > _DEVICE_SHARE * on_device:
+        return False
+    while_joining = sum(sizes) + max(sizes)  # one stage at a time is held twice
+    return while_joining * processes <= _HOST_SHARE * host_bytes()
+
+
+def load_data(
+    store: Store,
+    stages: Sequence[str],
+    device: torch.device,
+    how: str = "auto",
+    processes: int = 1,
+    agree: Callable[[bool], bool] = lambda fits: fits,
+) -> Data:
+    """The cache in memory where it fits (:func:`fits_in_memory`), else streamed.
+
+    ``how``: auto, memory or stream. ``processes``: how many of this machine load it. ``agree``: from whether it fits
+    here to whether it fits for all processes. Raises :class:`CacheError` for a missing stage or a mixed cache.
+    """
+    selection = Selection(store, stages)
+    if how == "stream" or (how == "auto" and not agree(fits_in_memory(selection, device, processes))):
+        return StreamData(store, stages, device)
+    joined = join(store, stages, selection=selection)
+    return TensorData(joined, device, {i: shard for shard, rows in usable_rows(selection) for i in rows.clip_ids})

@@ -11,7 +11,8 @@ from pipeline.encoders.checkpoints import Rule, load_checked, read_state
 from pipeline.errors import WeightsError
 from pipeline.hub import audioldm2_folder, hub_folder, is_hub_id
 from presets import Preset
-from trainer.mapper import Mapper, load_weights, read_spec
+from trainer.mapper import CONFIG, Mapper, load_weights, read_spec
+from trainer.provenance import differing_features
 
 _NESTINGS = ("cond_stage_models.0.model.", "transformer.", "language_model.", "")
 _SOURCE = (
@@ -55,20 +56,21 @@ def initialise(mapper: Mapper, source: str) -> None:
                 f"mapper.initialise: the mapper in {source} has {name} {getattr(there.mapper, name)}, "
                 f"this run {getattr(here.mapper, name)}"
             )
-    fitted, cached = there.provenance.get("encoders", {}), here.provenance.get("encoders", {})
-    if other := sorted(name for name in fitted.keys() & cached.keys() if fitted[name] != cached[name]):
+    fitted = there.provenance.get("encoders", {})
+    known = [name for name in here.provenance.get("encoders", {}) if name in fitted]
+    if different := differing_features(there.provenance, here.provenance, known):
         raise WeightsError(
-            f"mapper.initialise: the mapper in {source} was fitted on features of other weights of {', '.join(other)}"
+            f"mapper.initialise: the mapper in {source} was fitted on features of another kind ({'; '.join(different)})"
         )
     load_weights(mapper, source)
 
 
 def _is_mapper(folder: Path) -> bool:
     """Whether a mapper was saved here; a folder of a GPT-2 has a config.json too, of transformers."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         return path.is_file() and "mapper" in json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return True  # a damaged one: read_spec says so
 
 

@@ -10,24 +10,41 @@ import json
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from huggingface_hub import create_repo, upload_folder
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import DynamicCache, GPT2Config, GPT2Model
 
 from pipeline.attention import UNPADDED
 from pipeline.errors import WeightsError
+from pipeline.writing import make_folder, write_text
 from presets.config import MapperConfig
+from trainer.checkpoints import MODEL, check_sums, save_tensors, write_sums
 from trainer.fusion import FUSIONS
 
+CONFIG = "config.json"
+_Size = Annotated[int, Field(ge=1, le=1_000_000)]
 
-@dataclass(frozen=True)
+
+@dataclass(config=ConfigDict(extra="ignore"), frozen=True)
+class _KnownProvenance:
+    """The types of what of a mapper's provenance is read again: see :mod:`trainer.provenance`."""
+
+    encoders: dict[str, str] = Field(default_factory=dict)
+    encoder_configs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    media: dict[str, Any] | None = None
+    metrics: dict[str, int | float | None] = Field(default_factory=dict)
+
+
+@dataclass(config=ConfigDict(extra="forbid"), frozen=True)
 class MapperSpec:
     """All that is needed to rebuild a mapper, and what it was fitted on.
 
@@ -37,12 +54,21 @@ class MapperSpec:
     """
 
     mapper: MapperConfig
-    dimensions: dict[str, int]
-    lengths: dict[str, int]
-    target: tuple[int, int]
-    loss: str = "mse"
-    statistics: dict[str, float] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    dimensions: dict[str, _Size]
+    lengths: dict[str, _Size]
+    target: tuple[_Size, _Size]
+    loss: Literal["mse", "l1"] = "mse"
+    statistics: dict[str, FiniteFloat] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        TypeAdapter(_KnownProvenance).validate_python(self.provenance)
+        if unknown := [
+            name for name in self.mapper.encoders if name not in self.dimensions or name not in self.lengths
+        ]:
+            raise ValueError(f"dimensions and lengths say nothing of the encoders {', '.join(sorted(unknown))}")
+        return self
 
     def card(self) -> str:
         """A model card in Markdown: what the mapper is, on what it was fitted, how well."""
@@ -54,7 +80,11 @@ class MapperSpec:
             "training clips": made.get("train_clips"),
             "epochs": made.get("epochs"),
             **{f"weights of {name}": weights for name, weights in made.get("encoders", {}).items()},
-            **{name: f"{value:.5g}" for name, value in made.get("metrics", {}).items() if name != "epoch"},
+            **{
+                name: "not finite" if value is None else f"{value:.5g}"
+                for name, value in made.get("metrics", {}).items()
+                if name != "epoch"
+            },
         }
         lines = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
         return (
@@ -87,13 +117,15 @@ class Mapper(nn.Module, ABC):
         return self.losses(visual, target).mean()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(asdict(self.spec), indent=2))
-        (folder / "README.md").write_text(self.spec.card())
+        """Write ``config.json``, ``model.safetensors``, their ``SHA256SUMS``, and a model card, ``README.md``.
+
+        Raises :class:`pipeline.errors.WriteError` for a full disk and the like.
+        """
+        folder = make_folder(folder)
+        save_tensors(self.state_dict(), folder / MODEL)
+        write_text(folder / CONFIG, json.dumps(asdict(self.spec), indent=2))
+        write_text(folder / "README.md", self.spec.card())
+        write_sums(folder, (CONFIG, MODEL))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes as one commit; makes the repository ``owner/name`` if need be.
@@ -119,8 +151,13 @@ def error_per_clip(predicted: Tensor, target: Tensor, kind: str = "mse") -> Tens
 
 
 def build_gpt2(spec: MapperSpec, sequence: int) -> GPT2Model:
-    """GPT-2 at the spec's sizes, without a token embedding; raises :class:`WeightsError` if it is too short."""
+    """GPT-2 at the spec's sizes, without a token embedding; raises :class:`WeightsError` if these do not fit."""
     config = spec.mapper
+    if spec.target[1] != config.width:
+        raise WeightsError(
+            f"the mapper's width is {config.width}, but the cached targets have {spec.target[1]} values: "
+            f"it reads and predicts them, so the two must agree (mapper.width)"
+        )
     if sequence > config.max_positions:
         raise WeightsError(f"a sequence of {sequence} does not fit mapper.max_positions = {config.max_positions}")
     gpt2 = GPT2Model(
@@ -154,11 +191,6 @@ class GPT2Mapper(Mapper):
         self.spec = spec
         config = spec.mapper
         steps, width = spec.target
-        if width != config.width:
-            raise WeightsError(
-                f"the mapper's width is {config.width}, but the cached targets have {width} values: "
-                f"its last layer is the prediction, so the two must agree (mapper.width)"
-            )
         dimensions = {name: spec.dimensions[name] for name in config.encoders}
         lengths = {name: spec.lengths[name] for name in config.encoders}
         self.fusion = FUSIONS[config.fusion](dimensions, lengths, width)
@@ -197,23 +229,48 @@ class GPT2Mapper(Mapper):
 
 
 def read_spec(folder: str | Path) -> MapperSpec:
-    """``config.json`` of a saved mapper; raises :class:`WeightsError` if there is none or it is not ours."""
-    path = Path(folder) / "config.json"
+    """``config.json`` of a saved mapper.
+
+    Raises :class:`WeightsError` if there is none, it is damaged, or its values are not those of a mapper.
+    """
+    path = Path(folder) / CONFIG
     if not path.is_file():
         raise WeightsError(f"there is no trained mapper in {folder}: {path} does not exist (make train)")
+    if fault := check_sums(path.parent, (CONFIG,)):
+        raise WeightsError(fault)
     try:
-        values = json.loads(path.read_text())
-        values["mapper"] = MapperConfig(**values["mapper"])
-        values["target"] = tuple(values["target"])
-        return MapperSpec(**values)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} does not describe a mapper: {error}") from error
+        return TypeAdapter(MapperSpec).validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8]]
+        raise WeightsError(f"{path} does not describe a mapper:\n" + "\n".join(lines)) from None
 
 
 def load_weights(mapper: Mapper, folder: str | Path) -> None:
-    path = Path(folder) / "model.safetensors"
+    """Fill a mapper from ``model.safetensors``; raises :class:`WeightsError` if that is damaged or does not fit."""
+    path = Path(folder) / MODEL
+    check_weights(mapper, folder)
     try:
-        state = load_file(path)
-        mapper.load_state_dict(state)
+        mapper.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise WeightsError(f"{path} does not hold the weights that its config.json describes: {error}") from error
+        raise WeightsError(f"{path} does not hold the weights that its {CONFIG} describes: {error}") from error
+
+
+def check_weights(mapper: Mapper, folder: str | Path) -> None:
+    """Raise :class:`WeightsError` unless a folder holds a mapper's weights: checksum, names and shapes.
+
+    No weight is loaded, and the mapper may be one without memory, on the device ``meta``.
+    """
+    path = Path(folder) / MODEL
+    if fault := check_sums(path.parent, (MODEL,)):
+        raise WeightsError(fault)
+    try:
+        with safe_open(path, framework="pt") as file:
+            there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from None
+    wanted = {name: tuple(tensor.shape) for name, tensor in mapper.state_dict().items()}
+    wrong = [name for name in sorted({*there, *wanted}) if there.get(name) != wanted.get(name)]
+    if wrong:
+        lines = [f"  {name}: {there.get(name, 'none')} there, {wanted.get(name, 'none')} wanted" for name in wrong[:8]]
+        more = f"\n  and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise WeightsError(f"{path} does not hold the weights that its {CONFIG} describes:\n" + "\n".join(lines) + more)

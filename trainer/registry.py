@@ -9,13 +9,13 @@ import torch
 
 from pipeline.hub import hub_folder, is_hub_id
 from trainer.diffusion_mapper import DiffusionMapper
-from trainer.mapper import GPT2Mapper, Mapper, MapperSpec, load_weights, read_spec
+from trainer.mapper import GPT2Mapper, Mapper, MapperSpec, check_weights, load_weights, read_spec
 
 MAPPERS: dict[str, Callable[[MapperSpec], Mapper]] = {"gpt2": GPT2Mapper, "diffusion": DiffusionMapper}
 
 
 def build_mapper(spec: MapperSpec) -> Mapper:
-    """A mapper with fresh weights; raises KeyError for an unknown kind."""
+    """A mapper with fresh weights."""
     return MAPPERS[spec.mapper.kind](spec)
 
 
@@ -31,9 +31,14 @@ class MFMMapper:
     def from_pretrained(source: str | Path, device: str | torch.device = "cpu") -> Mapper:
         """Load a folder that ``save_pretrained`` wrote, or the hub id that ``push_to_hub`` pushed to.
 
-        Raises :class:`pipeline.errors.WeightsError`.
+        A config that asks for more than its file of weights holds is refused before memory is asked for. Raises
+        :class:`pipeline.errors.WeightsError`.
         """
         folder = mapper_folder(source)
-        mapper = build_mapper(read_spec(folder))
+        spec = read_spec(folder)
+        with torch.device("meta"):
+            shapes = build_mapper(spec)
+        check_weights(shapes, folder)
+        mapper = build_mapper(spec)
         load_weights(mapper, folder)
         return mapper.to(device).eval().requires_grad_(False)

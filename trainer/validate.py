@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,19 +20,29 @@ class Validation:
     free: torch.Tensor
     cosine: torch.Tensor
 
-    def metrics(self) -> dict[str, float]:
-        tokens = {f"validation_cosine_{n + 1}": float(value) for n, value in enumerate(self.cosine.mean(dim=0))}
-        return {
+    def metrics(self) -> dict[str, float | None]:
+        """Means over all clips; None where one of them is not finite."""
+        figures = {
             "validation_loss": float(self.forced.mean()),
             "validation_free_running": float(self.free.mean()),
             "validation_cosine": float(self.cosine.mean()),
-            **tokens,
+            **{f"validation_cosine_{n + 1}": float(value) for n, value in enumerate(self.cosine.mean(dim=0))},
         }
+        return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
-    def worst(self, count: int = 20) -> list[dict[str, float | str]]:
-        """Clips with the largest free-running error, largest first."""
-        order = self.free.argsort(descending=True)[:count].tolist()
-        return [{"clip_id": self.clip_ids[row], "free_running": float(self.free[row])} for row in order]
+    def not_finite(self) -> list[str]:
+        """Clips whose loss, error or cosine is NaN or infinite."""
+        bad = ~(self.forced.isfinite() & self.free.isfinite() & self.cosine.isfinite().all(dim=1))
+        return [clip_id for clip_id, is_bad in zip(self.clip_ids, bad.tolist(), strict=True) if is_bad]
+
+    def worst(self, count: int = 20) -> list[dict[str, float | str | None]]:
+        """Clips with the largest free-running error, largest first; those that are not finite before all."""
+        order = self.free.nan_to_num(nan=float("inf")).argsort(descending=True)[:count].tolist()
+        errors = [float(self.free[row]) for row in order]
+        return [
+            {"clip_id": self.clip_ids[row], "free_running": error if math.isfinite(error) else None}
+            for row, error in zip(order, errors, strict=True)
+        ]
 
 
 @torch.no_grad()

@@ -71,11 +71,14 @@ def join(
     if not rows and not empty_ok:
         raise CacheError(f"no clip in {store.files.root} has all of {', '.join(stages)}: {reasons(left_out)}")
     order = sorted(range(len(rows)), key=lambda row: rows[row][0])
-    arrays = {
-        stage: np.concatenate(found) if found else np.zeros((0, 0, 0), np.float32) for stage, found in parts.items()
-    }
-    if order != list(range(len(rows))):
-        arrays = {stage: array[order] for stage, array in arrays.items()}
+    in_order = order == list(range(len(rows)))
+    arrays: dict[str, np.ndarray] = {}
+    for stage in stages:  # one after the other, so that no more than one of them is held twice
+        found = parts.pop(stage)
+        array = np.concatenate(found) if found else np.zeros((0, 0, 0), np.float32)
+        del found
+        arrays[stage] = array if in_order else array[order]
+        del array
     columns = list(zip(*(rows[row] for row in order), strict=True)) or [(), (), ()]
     return Joined(
         columns[0],

@@ -5,6 +5,7 @@ sound anywhere on that way turns this red.
 """
 
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -40,7 +41,13 @@ def made(tmp_path_factory):
     }
     mapper = shutil.copytree(preset.weights.path / "mapper", folder / "mapper")  # what is kept beside it stays here
     sampler = load_sampler(preset, mapper)
-    sampler.check_encoders({name: load_encoder(name, preset=preset).fingerprint for name in visual})
+    encoders = {name: load_encoder(name, preset=preset) for name in visual}
+    sampler.check_encoders(
+        {
+            name: {"weights": encoder.fingerprint, "config": asdict(encoder.config), "media": asdict(preset.media)}
+            for name, encoder in encoders.items()
+        }
+    )
     generated = sampler.generate(visual, [s.label for s in scenes], [f"clip{n}" for n in range(len(scenes))])
     return scenes, np.stack([clip.waveform for clip in clips]), generated
 

@@ -165,10 +165,12 @@ def test_a_mapper_goes_to_the_hub_and_comes_back(fake, monkeypatch):
     assert pushed["private"]
     assert sorted(path.name for path in (fake.root / "me/mapper").iterdir()) == [
         "README.md",
+        "SHA256SUMS",
         "config.json",
         "model.safetensors",
     ]
     loaded = MFMMapper.from_pretrained("me/mapper")
+    assert (mapper_folder("me/mapper") / "SHA256SUMS").is_file(), "what comes from the hub is checked too"
     for name, tensor in mapper.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
     fake.online = False

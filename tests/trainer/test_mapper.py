@@ -86,7 +86,10 @@ def test_save_and_load(mapper, batch, tmp_path):
     torch.testing.assert_close(loaded.predict(visual), mapper.predict(visual), atol=0, rtol=0)
     assert loaded.spec == mapper.spec
     (tmp_path / "model.safetensors").write_bytes(b"cut short")
-    with pytest.raises(WeightsError, match="does not hold the weights"):
+    with pytest.raises(WeightsError, match=r"model\.safetensors is damaged"):
+        MFMMapper.from_pretrained(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()  # as mappers of earlier versions are: still no traceback
+    with pytest.raises(WeightsError, match="cannot be read"):
         MFMMapper.from_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="no trained mapper"):
         MFMMapper.from_pretrained(tmp_path / "other")
@@ -165,19 +168,37 @@ def test_unknown_names_are_refused():
 
 
 def test_a_whole_mapper_to_go_on_from(mapper, tmp_path):
-    known = {"encoders": {"cavp": "one", "audiomae": "two"}}
+    known = {
+        "encoders": {"cavp": "one", "audiomae": "two"},
+        "encoder_configs": {"cavp": {"width": 8, "precision": "float32"}, "audiomae": {"pool": 8}},
+        "media": {"resize": "antialiased", "backend": "decord"},
+    }
     trained = build_mapper(replace(mapper.spec, provenance=known))
     trained.save_pretrained(tmp_path / "mapper")
+    here = mapper.spec
+    mapper.spec = replace(
+        here,
+        provenance={
+            "encoders": known["encoders"],
+            "encoder_configs": {"cavp": {"width": 8, "precision": "bfloat16", "new": 1}},
+            "media": {**known["media"], "backend": "pyav"},
+        },
+    )
     initialise(mapper, str(tmp_path / "mapper"))
     for name, tensor in mapper.state_dict().items():
         assert torch.equal(tensor, trained.state_dict()[name]), name
-    here = mapper.spec
-    mapper.spec = replace(here, provenance={"encoders": {"cavp": "one", "audiomae": "another"}})
-    with pytest.raises(WeightsError, match="other weights of audiomae"):
-        initialise(mapper, str(tmp_path / "mapper"))
+    for change, message in (
+        ({"encoders": {"cavp": "one", "audiomae": "another"}}, "weights of audiomae: two there, another here"),
+        ({"encoder_configs": {"audiomae": {"pool": 4}}}, r"encoders\.audiomae\.pool: 8 there, 4 here"),
+        ({"media": {"resize": "swscale"}}, r"media\.resize: antialiased there, swscale here"),
+    ):
+        mapper.spec = replace(here, provenance={**known, **change})
+        with pytest.raises(WeightsError, match=message):
+            initialise(mapper, str(tmp_path / "mapper"))
     mapper.spec = replace(here, mapper=replace(here.mapper, fusion="add"))
     with pytest.raises(WeightsError, match="has fusion concat, this run add"):
         initialise(mapper, str(tmp_path / "mapper"))
+    (tmp_path / "mapper" / "SHA256SUMS").unlink()
     (tmp_path / "mapper" / "config.json").write_text('{"mapper": {')
     with pytest.raises(WeightsError, match="does not describe a mapper"):
         initialise(mapper, str(tmp_path / "mapper"))
