@@ -42,7 +42,7 @@ from pipeline.encoders import load_encoder
 from pipeline.encoders.base import Precision, cast_matrices, fill_official
 from pipeline.encoders.checkpoints import sha256_file, sha256_state
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
-from pipeline.errors import WeightsError
+from pipeline.errors import PresetError, WeightsError
 from pipeline.hub import audioldm2_folder
 from pipeline.media_writing import replacing
 from presets import Preset
@@ -287,27 +287,31 @@ def _build(preset: Preset) -> tuple[dict[str, Any], Callable[[], NegativeEncoder
     width, text = preset.encoders.audiomae.width, preset.encoders.flan_t5.width
     seed = preset.weights.seed
 
-    def seeded(make: Callable[[], Any], offset: int) -> Any:
+    def seeded(name: str, make: Callable[[], Any], offset: int) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + offset)
-            return make()
+            try:
+                return make()
+            except Exception as error:  # whatever diffusers and transformers say to sizes that do not fit
+                raise PresetError(f"audioldm2.{name} describes no model: {str(error).strip()[:400]}") from error
 
     def negative() -> NegativeEncoder:
         tokenizer = byte_tokenizer(preset.encoders.flan_t5.max_tokens)
-        clap = ClapTextConfig(**config.clap, vocab_size=max(512, len(tokenizer)))
+        words = max(512, len(tokenizer))
+        clap = seeded("clap", lambda: ClapTextModelWithProjection(ClapTextConfig(**config.clap, vocab_size=words)), 5)
         return NegativeEncoder(
-            seeded(lambda: ClapTextModelWithProjection(clap), 5),
+            clap,
             tokenizer,
-            seeded(lambda: AudioLDM2ProjectionModel(clap.projection_dim, text, width), 6),
-            seeded(lambda: GPT2Model(GPT2Config(**config.language_model)), 7),
+            seeded("clap", lambda: AudioLDM2ProjectionModel(clap.config.projection_dim, text, width), 6),
+            seeded("language_model", lambda: GPT2Model(GPT2Config(**config.language_model)), 7),
         ).requires_grad_(False)
 
     parts = {
-        "unet": seeded(lambda: AudioLDM2UNet2DConditionModel(**config.unet), 1),
-        "vae": seeded(lambda: AutoencoderKL(**config.vae), 2),
-        "vocoder": seeded(lambda: _build_vocoder(config.vocoder), 3),
+        "unet": seeded("unet", lambda: AudioLDM2UNet2DConditionModel(**config.unet), 1),
+        "vae": seeded("vae", lambda: AutoencoderKL(**config.vae), 2),
+        "vocoder": seeded("vocoder", lambda: _build_vocoder(config.vocoder), 3),
         "flan_t5": load_encoder("flan_t5", preset=preset),
-        "scheduler": DDIMScheduler(**config.scheduler),
+        "scheduler": seeded("scheduler", lambda: DDIMScheduler(**config.scheduler), 4),
     }
     return parts, negative
 

@@ -65,6 +65,11 @@ class MediaConfig:
         return round(self.seconds * self.sample_rate)
 
 
+def _check_heads(prefix: str, width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"{prefix}width is {width}, and must be a multiple of {prefix}heads ({heads})")
+
+
 @dataclass(config=_STRICT, frozen=True)
 class CAVPConfig:
     """SlowOnly ResNet of Diff-Foley's video branch; the defaults are the published sizes."""
@@ -102,6 +107,12 @@ class TimeChatConfig:
     queries: Literal["mean", "keep"] = "mean"
     space: Literal["qformer", "llama"] = "qformer"
 
+    @model_validator(mode="after")
+    def _fits(self) -> TimeChatConfig:
+        _check_heads("encoders.timechat.vit_", self.vit_width, self.vit_heads)
+        _check_heads("encoders.timechat.qformer_", self.qformer_width, self.qformer_heads)
+        return self
+
 
 @dataclass(config=_STRICT, frozen=True)
 class AudioMAEConfig:
@@ -118,6 +129,21 @@ class AudioMAEConfig:
     pool: Width = 8
     mean: Annotated[float, Number, Field(ge=-1000, le=1000)] = -4.2677393
     std: Annotated[float, Number, Field(gt=0, le=1000)] = 4.5689974
+
+    @model_validator(mode="after")
+    def _fits(self) -> AudioMAEConfig:
+        _check_heads("encoders.audiomae.", self.width, self.heads)
+        if self.contextual_layers > self.layers:
+            raise ValueError(
+                f"encoders.audiomae.contextual_layers is {self.contextual_layers}, and must be at most "
+                f"encoders.audiomae.layers ({self.layers})"
+            )
+        if self.pool * self.patch_size > min(self.frames, self.mel_bins):
+            raise ValueError(
+                f"encoders.audiomae.pool is {self.pool}, and must be at most the {min(self.frames, self.mel_bins)} "
+                f"frames or mel_bins in patches of {self.patch_size}"
+            )
+        return self
 
 
 @dataclass(config=_STRICT, frozen=True)
@@ -176,7 +202,7 @@ class MapperConfig:
     """Fusion and GPT-2 mapper (paper sections 3.2.2 and 3.4)."""
 
     kind: Literal["gpt2", "diffusion"] = "gpt2"
-    encoders: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["cavp", "timechat"])
+    encoders: list[str] = Field(default_factory=lambda: ["cavp", "timechat"])
     fusion: Literal["concat", "add", "cat"] = "concat"
     initialise: str = "scratch"  # or audioldm2, shipped, or where a GPT-2 or a mapper is: trainer.initialise
     layers: Layers = 12
@@ -189,9 +215,9 @@ class MapperConfig:
 
     @model_validator(mode="after")
     def _fits(self) -> MapperConfig:
-        if self.width % self.heads:
-            raise ValueError(f"mapper.width is {self.width}, and must be a multiple of mapper.heads ({self.heads})")
-        if not set(self.encoders) <= set(VISUAL_ENCODERS) or len(set(self.encoders)) < len(self.encoders):
+        _check_heads("mapper.", self.width, self.heads)
+        names = set(self.encoders)
+        if not names or not names <= set(VISUAL_ENCODERS) or len(names) < len(self.encoders):
             raise ValueError(
                 f"mapper.encoders is {short(self.encoders)}, and must name one or more of "
                 f"{', '.join(VISUAL_ENCODERS)}, each once"

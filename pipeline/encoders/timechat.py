@@ -23,7 +23,7 @@ from pipeline.attention import UNPADDED
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.cavp import as_float_frames
 from pipeline.encoders.checkpoints import Rule, load_checked, read_state
-from pipeline.errors import WeightsError
+from pipeline.errors import PresetError, WeightsError
 from presets.config import TimeChatConfig
 from presets.official import OFFICIAL_FILES
 
@@ -51,7 +51,10 @@ def timestamp_ids(times: Sequence[float] | np.ndarray | Tensor) -> Tensor:
     for time in torch.as_tensor(times).tolist():
         rounded = round(float(time), 1)
         if not 0 <= rounded < 10:
-            raise ValueError(f"frame time {time} s is outside [0, 9.95): two-digit seconds need BERT's vocabulary")
+            raise PresetError(
+                f"media.seconds is too long for TimeChat: frame time {time} s is outside [0, 9.95), as two-digit "
+                f"seconds need BERT's vocabulary"
+            )
         units, tenths = f"{rounded:.1f}".split(".")
         rows.append([*_BEFORE, _DIGIT + int(units), _POINT, _DIGIT + int(tenths), *_AFTER])
     return torch.tensor(rows, dtype=torch.long)
@@ -229,7 +232,10 @@ class TimeChat(Encoder):
         """
         batch, frames, per_frame, width = tokens.shape
         if first + frames > self.config.max_frames:
-            raise ValueError(f"{first + frames} frames, but TimeChat has positions for {self.config.max_frames}")
+            raise PresetError(
+                f"encoders.timechat.max_frames is {self.config.max_frames}, and must be at least the {first + frames} "
+                f"frames of a clip"
+            )
         positions = self.video_frame_position_embedding.weight[first : first + frames]
         tokens = tokens + positions[None, :, None]
         starts = range(0, frames, self.config.stride)

@@ -9,7 +9,7 @@ from generate.attention import KeyReuse
 from generate.audioldm2 import Conditioning, load_audioldm2, run_language_model
 from generate.schedulers import build_scheduler
 from pipeline.errors import InputError, WeightsError
-from presets import load_preset
+from presets import PresetError, load_preset
 from tests.tiny import TINY
 
 STEPS, GUIDANCE, SAMPLES = 4, 3.5, 160_000
@@ -266,3 +266,12 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("pipeline.hub.snapshot_download", offline)
     with pytest.raises(WeightsError, match="no network"):
         load_audioldm2(load_preset("paper", ["weights.audioldm2=cvssp/audioldm2"]))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["unet.block_out_channels=3", "vae.latent_channels=x", "vocoder.upsample_rates=[]", "scheduler.beta_end={}"],
+)
+def test_sizes_that_describe_no_model_are_a_wrong_setting(setting):
+    with pytest.raises(PresetError, match=f"^audioldm2.{setting.partition('.')[0]} describes no model: ."):
+        load_audioldm2(load_preset(TINY, [f"audioldm2.{setting}"]))
