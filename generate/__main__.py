@@ -14,6 +14,8 @@ import typer
 from pipeline.console import CACHE, command, out, progress, shown, summary
 from presets import Preset
 
+NAMED = 10  # failed clips in the summary; made.parquet has all of them
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -42,6 +44,8 @@ def generate(
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
     """Generate sound; clips that are already there are left alone."""
+    from generate.mux import VIDEO_CODECS
+    from pipeline.errors import InputError
     from pipeline.runtime import choose_device, quiet_libraries
     from presets import load_preset
 
@@ -49,14 +53,17 @@ def generate(
     settings = load_preset(preset, [*assignments, *([f"generation.seed={seed}"] if seed is not None else [])])
     if settings.note:
         out.print(f"note: {settings.note}")
+    if video_codec not in VIDEO_CODECS:
+        raise InputError(f"unknown video codec '{video_codec}': there are {', '.join(VIDEO_CODECS)}")
     if video is not None:
         one_video(video, run, output, label, settings, choose_device(device), candidates, video_codec)
         return
+    from generate.records import video_of
     from generate.sampling import load_sampler
-    from generate.split import choose_clips, generate_split
+    from generate.split import check_out, choose_clips, generate_split
     from pipeline.cache import cache_manifest, open_store
     from pipeline.cluster import array_slice
-    from pipeline.errors import IncompleteError, InputError
+    from pipeline.errors import IncompleteError
     from pipeline.manifest import read_manifest
 
     if cache is None:
@@ -69,6 +76,7 @@ def generate(
     task, tasks = array_slice(task_id, num_tasks)
     clips = choose_clips(listing, split)
     mine = clips[task::tasks]
+    check_out(output, clips)
     sampler = load_sampler(settings, run / "mapper", choose_device(device))
     started = time.monotonic()
     with progress() as bar:
@@ -80,21 +88,30 @@ def generate(
             output,
             lambda done, note: bar.update(bar_task, advance=done, note=note),
             listed=clips,
+            video_codec=video_codec,
         )
     example = next(iter(result.done or result.skipped), "")
+    example_video = video_of(output, example) if example else ""
+    first = next((f"{clip_id}: {note}" for clip_id, note in result.notes.items()), "")
     summary(
         "generate",
         {
             "clips": f"{len(result.done)} made, {len(result.skipped)} already there, {len(result.failed)} failed",
-            **{f"failed {clip_id}": reason for clip_id, reason in list(result.failed.items())[:10]},
+            **{f"failed {clip_id}": reason for clip_id, reason in list(result.failed.items())[:NAMED]},
             "seconds": f"{time.monotonic() - started:.1f}",
-            **({"wav": output / "wav" / f"{example}.wav", "mp4": output / "mp4" / f"{example}.mp4"} if example else {}),
+            **({"notes": f"{len(result.notes)} clips, in made.parquet; {first}"} if first else {}),
+            **({"wav": output / "wav" / f"{example}.wav"} if example else {}),
+            **({"video": output / example_video} if example_video else {}),
             "report": output / "report.html",
             "written to": output,
         },
     )
     if result.failed:
-        raise IncompleteError(f"{len(result.failed)} of {len(mine)} clips could not be generated (named above)")
+        named = "named above" if len(result.failed) <= NAMED else f"{NAMED} are named above"
+        raise IncompleteError(
+            f"{len(result.failed)} of {len(mine)} clips could not be generated ({named}); "
+            f"{output / 'made.parquet'} has every clip and its reason"
+        )
 
 
 def one_video(

@@ -94,6 +94,29 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
     check_folder(path.parent)
 
 
+def check_not_inputs(out: Path, names: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise :class:`WriteError` if one of the files to be written, directly in folders of ``out``, is an input."""
+    names, there = set(names), set[Path]()
+    for folder in {path.parent for path in names}:
+        with suppress(OSError):
+            there.update(folder / name for name in os.listdir(folder))
+    if not (written := names & there):
+        return
+    given: dict[tuple[int, int], Path] = {}
+    for path in inputs:
+        with suppress(OSError, ValueError):
+            found = path.stat()
+            given[found.st_dev, found.st_ino] = path
+    for path in written:
+        with suppress(OSError):
+            found = path.stat()
+            if (video := given.get((found.st_dev, found.st_ino))) is not None:
+                raise WriteError(
+                    f"cannot write into {out}: {path} is the input {video} itself, which is never written over. "
+                    f"To go on: choose another OUT folder"
+                )
+
+
 def check_folder(folder: Path) -> None:
     """Raise :class:`WriteError` if ``folder`` is not there and cannot be made, or nothing can be written in it."""
     place = folder.absolute()

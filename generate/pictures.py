@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from pipeline.console import shown
 from pipeline.encoders.audiomae import KaldiFilterBank
 from pipeline.media_writing import replacing
 
@@ -38,7 +40,7 @@ def draw_clip(
     chosen = frames[np.linspace(0, len(frames) - 1, 8).round().astype(int)]
     axes[0].imshow(np.concatenate(list(chosen), axis=1))
     axes[0].set_axis_off()
-    axes[0].set_title(title, fontsize=10)
+    axes[0].set_title(shown(title)[:120], fontsize=10, parse_math=False)  # "$" is a letter of labels
     tracks = [("generated", generated)] if truth is None else [("truth", truth), ("generated", generated)]
     for axis, (name, waveform) in zip(axes[1:], tracks, strict=True):
         picture = log_mel(waveform)
@@ -54,7 +56,10 @@ def draw_clip(
         )
         axis.set_ylabel(f"{name}\nmel bin", fontsize=8)
     axes[-1].set_xlabel("seconds")
-    figure.tight_layout()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=90)
-    plt.close(figure)
+    try:
+        with warnings.catch_warnings(), replacing(path) as temporary:
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure.tight_layout()
+            figure.savefig(temporary, dpi=90)
+    finally:
+        plt.close(figure)

@@ -1,42 +1,34 @@
 """Generate for a whole split from cached features; rerunning goes on where it stopped.
 
-OUT/wav/<clip id>.wav (10 s), OUT/wav_8s (the crop that evaluation reads), OUT/mp4, OUT/png, OUT/truth,
-OUT/report.html, OUT/made.parquet (every clip, made or not, and why) and OUT/settings.json.
+OUT/wav/<clip id>.wav (10 s), OUT/wav_8s (the crop that evaluation reads), OUT/mp4 (mkv where the codec asks for it),
+OUT/png, OUT/truth, OUT/report.html, OUT/made.parquet (every clip, made or not, and why) and OUT/settings.json.
 The wav is written last: a clip that has it is complete.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from generate.mux import mux
+from generate.mux import Picture, mux, plan_picture
+from generate.outputs import check_folder, check_not_inputs
 from generate.pictures import draw_clip
-from generate.sampling import Sampler
+from generate.records import VIDEO_SUFFIXES, Outcome, prepare_folder, write_records
+from generate.sampling import NOT_FINITE, Sampler
 from pipeline.cache import Store, join
-from pipeline.decoding import decode_killable
-from pipeline.errors import CacheError, ClipError, InputError
+from pipeline.decoding import decode_killable, killable
+from pipeline.errors import ClipError, DeviceMemoryError, InputError, MFMError
 from pipeline.manifest import Clip, Manifest
 from pipeline.media import DecodedClip, is_silent
-from pipeline.media_writing import replacing, write_wav
+from pipeline.media_writing import write_wav
+from pipeline.names import id_fault
+from pipeline.writing import remove_leftovers
 
 EVALUATION_SECONDS = 8  # paper section 4.2
-
-
-@dataclass
-class Outcome:
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)  # clip id -> reason
+_FILES = (("wav", (".wav",)), ("wav_8s", (".wav",)), ("mp4", VIDEO_SUFFIXES), ("png", (".png",)), ("truth", (".wav",)))
 
 
 def choose_clips(manifest: Manifest, split: str) -> list[Clip]:
@@ -57,19 +49,20 @@ def choose_clips(manifest: Manifest, split: str) -> list[Clip]:
     raise InputError("the manifest has no clips")
 
 
-def prepare_folder(out: Path, settings: dict[str, Any]) -> None:
-    """Record what makes the outputs; raises :class:`CacheError` if others are already there."""
-    path = out / "settings.json"
-    if path.is_file():
-        saved = json.loads(path.read_text())
-        different = [name for name, value in settings.items() if saved.get(name) != value]
-        if different:
-            raise CacheError(
-                f"{out} holds sound made with another {', '.join(different)}: use another OUT folder, or delete it"
-            )
-        return
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1))
+def check_out(out: Path, clips: Sequence[Clip]) -> None:
+    """Raise :class:`WriteError` if nothing can be written in ``out``, or a clip's output is itself an input.
+
+    To be called before any work.
+    """
+    check_folder(out)
+    names = {
+        out / folder / f"{clip.clip_id}{suffix}"
+        for folder, suffixes in _FILES
+        for suffix in suffixes
+        for clip in clips
+        if id_fault(clip.clip_id) is None
+    }
+    check_not_inputs(out, names, [Path(clip.path) for clip in clips])
 
 
 def generate_split(
@@ -79,21 +72,28 @@ def generate_split(
     out: str | Path,
     on_clip: Callable[[int, str], None] = lambda clips, note: None,
     listed: Sequence[Clip] | None = None,
+    video_codec: str = "auto",
 ) -> Outcome:
     """Generate every clip that is not there yet; a clip that cannot be made is named, not fatal.
 
     ``listed``: all clips of the job where ``clips`` are one task's, for the page and the list of what was made.
+    ``video_codec``: see :func:`generate.mux.plan_picture`. Raises :class:`WriteError` where ``out`` cannot be
+    written, :class:`CacheError` where features, mapper and ``out`` do not belong together.
     """
     out = Path(out)
+    check_out(out, listed or clips)
     joined = join(store, sampler.encoders)
     sampler.check_encoders(joined.provenance)
     prepare_folder(out, sampler.settings())
+    remove_leftovers(out, *(out / folder for folder, _ in _FILES))
     take_cached_labels(sampler, store)
     outcome = Outcome()
     rows = {clip_id: row for row, clip_id in enumerate(joined.clip_ids)}
     todo: list[Clip] = []
     for clip in clips:
-        if (out / "wav" / f"{clip.clip_id}.wav").is_file():
+        if fault := id_fault(clip.clip_id):
+            outcome.failed[clip.clip_id] = f"its id cannot be the name of a file: {fault}"
+        elif (out / "wav" / f"{clip.clip_id}.wav").is_file():
             outcome.skipped.append(clip.clip_id)
         elif clip.clip_id not in rows:
             outcome.failed[clip.clip_id] = joined.left_out.get(clip.clip_id, "no cached visual features")
@@ -103,21 +103,44 @@ def generate_split(
     size = sampler.preset.generation.batch
     for first in range(0, len(todo), size):
         batch = todo[first : first + size]
-        visual = {
-            name: torch.from_numpy(joined.arrays[name][[rows[clip.clip_id] for clip in batch]]).float()
-            for name in sampler.encoders
-        }
-        waveforms = sampler.generate(visual, [clip.label for clip in batch], [clip.clip_id for clip in batch])
-        for clip, waveform in zip(batch, waveforms, strict=True):
+        features = {name: joined.arrays[name][[rows[clip.clip_id] for clip in batch]] for name in sampler.encoders}
+        for clip, made in zip(batch, _generate(sampler, batch, features), strict=True):
             try:
-                write_clip(sampler, clip, waveform, out)
+                if isinstance(made, Exception):
+                    raise made
+                if note := write_clip(sampler, clip, made, out, video_codec):
+                    outcome.notes[clip.clip_id] = note
                 outcome.done.append(clip.clip_id)
             except ClipError as error:
                 outcome.failed[clip.clip_id] = str(error)
+            except MFMError:
+                raise
+            except Exception as error:  # one clip must not end the job: whatever it broke is named
+                outcome.failed[clip.clip_id] = f"{type(error).__name__}: {error}"
         on_clip(len(batch), batch[-1].label)
-    write_report(sampler, listed or clips, out)
-    write_made(sampler, listed or clips, outcome, out)
+    write_records(sampler.preset.name, sampler.preset.note, sampler.settings(), listed or clips, outcome, out)
     return outcome
+
+
+def _generate(
+    sampler: Sampler, clips: Sequence[Clip], features: dict[str, np.ndarray]
+) -> Sequence[np.ndarray | Exception]:
+    """A waveform for each clip, or what went wrong with it: where a batch fails, each is tried alone."""
+    visual = {name: torch.from_numpy(array).float() for name, array in features.items()}
+    try:
+        return list(sampler.generate(visual, [clip.label for clip in clips], [clip.clip_id for clip in clips]))
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            f"the device has too little memory for {len(clips)} clips at once: take a smaller --set generation.batch, "
+            f"or generation.precision=bfloat16. {str(error).splitlines()[0]}"
+        ) from error
+    except MFMError:
+        raise
+    except Exception as error:
+        if len(clips) == 1:
+            return [error]
+        parts = ({name: array[row : row + 1] for name, array in features.items()} for row in range(len(clips)))
+        return [_generate(sampler, [clip], part)[0] for clip, part in zip(clips, parts, strict=True)]
 
 
 def take_cached_labels(sampler: Sampler, store: Store) -> None:
@@ -129,63 +152,35 @@ def take_cached_labels(sampler: Sampler, store: Store) -> None:
         sampler.audioldm2.remember_labels(content.clip_ids, content.features, content.arrays["lengths"])
 
 
-def write_made(sampler: Sampler, clips: Sequence[Clip], outcome: Outcome, out: Path) -> Path:
-    """``made.parquet``: clip id, label, split, wav, reason it is missing; the settings in its metadata."""
-    rows = []
-    for clip in clips:
-        wav = f"wav/{clip.clip_id}.wav"
-        made = (out / wav).is_file()
-        reason = "" if made else outcome.failed.get(clip.clip_id, "not made yet")
-        rows.append([clip.clip_id, clip.label, clip.split, wav if made else "", reason])
-    names = ("clip_id", "label", "split", "wav", "reason")
-    columns = list(zip(*rows, strict=True)) or [()] * len(names)
-    table = pa.table({name: pa.array(list(column), pa.string()) for name, column in zip(names, columns, strict=True)})
-    settings = {"preset": sampler.preset.name, **sampler.settings()}
-    path = out / "made.parquet"
-    with replacing(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({"settings": json.dumps(settings)}), temporary)
-    return path
+def write_clip(sampler: Sampler, clip: Clip, waveform: np.ndarray, out: Path, video_codec: str = "auto") -> str:
+    """All files of one clip, the wav last; returns what is to be said of its video, if anything.
 
-
-def write_clip(sampler: Sampler, clip: Clip, waveform: np.ndarray, out: Path) -> None:
-    """All files of one clip, the wav last."""
+    A picture that gets into no container costs the clip its video, not its sound. Raises :class:`ClipError` for a
+    video that cannot be decoded and for sound that is none, :class:`WriteError` if ``out`` cannot be written.
+    """
     media, rate = sampler.preset.media, sampler.audioldm2.sample_rate
+    if not np.isfinite(waveform).all():
+        raise ClipError("non_finite", NOT_FINITE)
     if is_silent(waveform, media):
         raise ClipError("silent", f"the generated waveform stays under {media.silence_threshold_db:g} dB")
     limit = sampler.preset.cache.decode_timeout_seconds
     decoded: DecodedClip = decode_killable(clip.path, media, seconds=limit)
     truth = decoded.waveform
-    (out / "mp4").mkdir(parents=True, exist_ok=True)
-    mux(clip.path, waveform, rate, out / "mp4" / f"{clip.clip_id}.mp4")
+    note = _write_video(clip, waveform, rate, out / "mp4", video_codec, limit)
     title = f"{clip.label or 'no label'} ({clip.clip_id})"
     draw_clip(out / "png" / f"{clip.clip_id}.png", title, decoded.frames, waveform, truth, media.seconds)
     if truth is not None:
         write_wav(out / "truth" / f"{clip.clip_id}.wav", truth, media.sample_rate)
     write_wav(out / "wav_8s" / f"{clip.clip_id}.wav", waveform[: EVALUATION_SECONDS * rate], rate)
     write_wav(out / "wav" / f"{clip.clip_id}.wav", waveform, rate)
+    return note
 
 
-def write_report(sampler: Sampler, clips: Sequence[Clip], out: Path, most: int = 50) -> Path:
-    """One static page: players, frames and spectrograms of at most ``most`` clips."""
-    rows: list[dict[str, str]] = []
-    for clip in clips:
-        files = {
-            "wav": out / "wav" / f"{clip.clip_id}.wav",
-            "mp4": out / "mp4" / f"{clip.clip_id}.mp4",
-            "png": out / "png" / f"{clip.clip_id}.png",
-            "truth": out / "truth" / f"{clip.clip_id}.wav",
-        }
-        if files["wav"].is_file() and len(rows) < most:
-            links = {name: path.relative_to(out).as_posix() if path.is_file() else "" for name, path in files.items()}
-            rows.append({"clip_id": clip.clip_id, "label": clip.label, **links})
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
-    page = environment.get_template("report.html.j2").render(
-        title="MFM-Mapper: generated sound beside the truth",
-        note=sampler.preset.note,
-        settings={"preset": sampler.preset.name, **sampler.settings()},
-        clips=rows,
-    )
-    path = out / "report.html"
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
+def _write_video(clip: Clip, waveform: np.ndarray, rate: int, folder: Path, codec: str, limit: float) -> str:
+    try:
+        picture: Picture = killable(plan_picture, clip.path, VIDEO_SUFFIXES[0], codec, seconds=limit)
+        path = folder / f"{clip.clip_id}{picture.suffix}"
+        killable(mux, clip.path, waveform, rate, path, picture, seconds=limit)
+    except ClipError as error:
+        return f"without its video: {error.message}"
+    return picture.note

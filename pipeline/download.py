@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import shutil
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -38,7 +39,7 @@ def download(
     *,
     digest: str = "",
     on_bytes: Callable[[int, int | None], None] = lambda done, total: None,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] | None = None,
 ) -> Path:
     """Fetch ``url`` into ``target``, which appears only when it is whole.
 
@@ -52,16 +53,18 @@ def download(
     try:
         with lock:
             part = _Part(url, Path(f"{target}.part"))
-            _fetch(part, on_bytes, sleep)
-            if digest:
-                _check_digest(part, digest)
-            part.path.replace(target)
-            part.about.unlink(missing_ok=True)
+            try:
+                _fetch(part, on_bytes, sleep or time.sleep)
+                if digest:
+                    _check_digest(part, digest)
+                part.path.replace(target)
+                part.about.unlink(missing_ok=True)
+            finally:
+                Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
         raise WeightsError(f"{target} is being fetched by another process") from None
     except OSError as error:
         raise WeightsError(f"{target} cannot be written: {error}") from error
-    Path(lock.lock_file).unlink(missing_ok=True)
     return target
 
 
@@ -86,6 +89,7 @@ class _Part:
 
     def restart(self) -> None:
         self.path.unlink(missing_ok=True)
+        self.about.unlink(missing_ok=True)
         self.validator, self.total = "", None
 
     def describe(self, validator: str, total: int | None) -> None:
@@ -135,7 +139,7 @@ def _ask(part: _Part, on_bytes: Callable[[int, int | None], None]) -> bool:
             if error.code in (408, 425, 429) or error.code >= 500:
                 raise _TryAgain(f"the server answers {error.code}", _retry_after(error.headers)) from error
             raise WeightsError(f"{part.url}: the server answers {error.code} {error.reason}") from error
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         reason = getattr(error, "reason", None) or error
         raise _TryAgain(f"{type(error).__name__}: {reason}") from error
     except ValueError as error:

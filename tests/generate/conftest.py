@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from generate.__main__ import app
 from pipeline.cache import ShardContent, open_store
+from pipeline.cache.selection import clips_digest
 from pipeline.encoders import load_encoder
 from pipeline.manifest import Clip, make_manifest, write_manifest
 from presets import load_preset
@@ -44,13 +45,15 @@ def make_cache(run_folder):
     def make(folder, clips):
         ids = tuple(sorted(clips))
         labels = tuple(clips[clip_id][1] for clip_id in ids)
+        rows = [Clip(clip_id, clip_id[:11], 0, clips[clip_id][1], "test", str(clips[clip_id][0])) for clip_id in ids]
+        manifest = make_manifest(rows, 16)
+        write_manifest(manifest, folder / "manifest.parquet")
         store = open_store(folder, "hdf5")
         for name, shape in STEPS.items():
             features = np.random.default_rng(0).standard_normal((len(ids), *shape)).astype(np.float16)
-            fingerprint = {"stage": name, "weights": made_by[name], "config": {}}
+            digest = clips_digest(manifest.clips)
+            fingerprint = {"stage": name, "weights": made_by[name], "config": {}, "clips": digest}
             store.write(name, 0, ShardContent(ids, labels, ("test",) * len(ids), fingerprint, {"features": features}))
-        rows = [Clip(clip_id, clip_id[:11], 0, clips[clip_id][1], "test", str(clips[clip_id][0])) for clip_id in ids]
-        write_manifest(make_manifest(rows, 16), folder / "manifest.parquet")
         return folder
 
     return make
