@@ -12,6 +12,7 @@ import jinja2
 
 from evaluation.evaluate import METRICS, Result
 from pipeline.media_writing import replacing
+from pipeline.names import as_markdown
 
 _HERE = Path(__file__).parent
 _LISTED = 20
@@ -62,16 +63,18 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
 def markdown(result: Result, about: dict[str, str]) -> str:
     header, body = table(result)
     lines = [f"# {title(result)}", ""]
-    lines += [f"- {name}: {value}" for name, value in about.items()]
+    lines += [f"- {name}: {as_markdown(value)}" for name, value in about.items()]
     lines += ["", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     lines += ["| " + " | ".join(row) + " |" for row in body]
     lines += ["", "In brackets: 95 % interval of the mean over clips, by bootstrap.", ""]
     for name, reason in result.skipped.items():
-        lines.append(f"- not computed: {name}: {reason.splitlines()[0]}")
+        lines.append(f"- not computed: {name}: {as_markdown(reason.splitlines()[0])}")
     for name, ids in (("missing", result.missing), ("unmatched", result.unmatched)):
         if ids:
-            lines.append(f"- {name}: {len(ids)}: {', '.join(ids[:_LISTED])}{', ...' if len(ids) > _LISTED else ''}")
-    lines += [f"- excluded: {clip_id}: {reason}" for clip_id, reason in list(result.excluded.items())[:_LISTED]]
+            listed = ", ".join(map(as_markdown, ids[:_LISTED]))
+            lines.append(f"- {name}: {len(ids)}: {listed}{', ...' if len(ids) > _LISTED else ''}")
+    for clip_id, reason in list(result.excluded.items())[:_LISTED]:
+        lines.append(f"- excluded: {as_markdown(clip_id)}: {as_markdown(reason)}")
     return "\n".join(lines).rstrip() + "\n"
 
 

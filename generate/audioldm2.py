@@ -21,8 +21,6 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
 )
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -36,6 +34,7 @@ from transformers import (
 )
 
 from generate.attention import reusing_keys
+from generate.kept import keep, read_kept
 from generate.mel import MEL_BINS, MEL_FRAMES, GriffinLim
 from generate.schedulers import Steps, build_scheduler, name_seed
 from pipeline.encoders import load_encoder
@@ -44,7 +43,6 @@ from pipeline.encoders.checkpoints import sha256_file, sha256_state
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
 from pipeline.errors import PresetError, WeightsError
 from pipeline.hub import audioldm2_folder
-from pipeline.media_writing import replacing
 from presets import Preset
 
 TOKENS = 8  # pooled AudioMAE vectors a clip
@@ -168,14 +166,15 @@ class AudioLDM2:
         """
         if prompt not in self._negatives:
             path = self._negative_path(prompt)
-            stored = _read_conditioning(path) if path is not None else None
-            if stored is None:
+            kept = read_kept(path) if path is not None else None
+            if kept is not None:
+                stored = Conditioning(**kept)
+            else:
                 text, mask = self.flan_t5.encode([prompt])
                 tokens = self.load_negative_branch().to(self.device).eval()(prompt, text, mask)
                 stored = Conditioning(tokens, text, mask)
                 if path is not None:
-                    with replacing(path) as temporary:
-                        save_file({k: v.cpu().contiguous() for k, v in vars(stored).items()}, temporary)
+                    keep(path, vars(stored))
             self._negatives[prompt] = Conditioning(
                 stored.tokens.to(self.device), stored.text.to(self.device), stored.mask.to(self.device)
             )
@@ -271,14 +270,6 @@ class AudioLDM2:
 
 def _generator(clip_id: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(name_seed(clip_id, seed))
-
-
-def _read_conditioning(path: Path) -> Conditioning | None:
-    """A stored condition; None if there is none or it cannot be read, then it is made again."""
-    try:
-        return Conditioning(**load_file(path))
-    except (OSError, SafetensorError, TypeError):
-        return None
 
 
 def _build(preset: Preset) -> tuple[dict[str, Any], Callable[[], NegativeEncoder]]:

@@ -40,7 +40,7 @@ class Outcome:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; without one where the file system has none. Raises :class:`WriteError`."""
     make_folder(folder)
-    path = folder / ".lock"
+    path = folder / "tasks.lock"
     try:
         file = path.open("a")
     except OSError as error:

@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
+from generate.kept import user_cache
 from generate.schedulers import step_seeds
 from pipeline.encoders.checkpoints import sha256_file
 from pipeline.errors import CacheError, WeightsError
-from pipeline.hub import is_hub_id
 from presets import Preset
 from trainer.mapper import Mapper
 from trainer.provenance import differing_features, features_provenance
@@ -116,6 +116,6 @@ def load_sampler(preset: Preset, mapper_source: str | Path, device: str = "cpu")
             f"{mapper.spec.target[1]} values a token; preset '{preset.name}' needs {width}"
         )
     fingerprint = sha256_file(folder / "model.safetensors")[:32]
-    negatives = None if isinstance(mapper_source, str) and is_hub_id(mapper_source) else folder.parent / "negatives"
-    audioldm2 = load_audioldm2(preset, device, negatives=negatives)
+    cache = user_cache()
+    audioldm2 = load_audioldm2(preset, device, negatives=None if cache is None else cache / "negatives")
     return Sampler(mapper, audioldm2, preset, fingerprint)

@@ -47,6 +47,12 @@ def short_repr(text: object, most: int = 80) -> str:
     return letters if len(letters) <= most else f"{letters[:most]}...'"
 
 
+def as_markdown(text: object) -> str:
+    """Text of others for one line of Markdown: shown as it is, whatever it holds."""
+    plain = "".join(" " if _is_control(letter) or letter in "\u2028\u2029" else letter for letter in str(text))
+    return re.sub(r"([\\`*_~\[\]<>|&$#!])", r"\\\1", plain)
+
+
 def _is_control(letter: str) -> bool:
     return unicodedata.category(letter) in ("Cc", "Cs")
 

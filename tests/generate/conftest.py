@@ -52,7 +52,7 @@ def make_cache(run_folder):
         for name, shape in STEPS.items():
             features = np.random.default_rng(0).standard_normal((len(ids), *shape)).astype(np.float16)
             digest = clips_digest(manifest.clips)
-            fingerprint = {"stage": name, "weights": made_by[name], "config": {}, "clips": digest}
+            fingerprint = {"stage": name, "weights": made_by[name], "config": {}, "media": {}, "clips": digest}
             store.write(name, 0, ShardContent(ids, labels, ("test",) * len(ids), fingerprint, {"features": features}))
         return folder
 

@@ -299,7 +299,7 @@ def test_tasks_that_end_together_lose_nothing(tmp_path):
     assert {name: row["reason"] for name, row in made(tmp_path).items()} == {
         f"clip{n:02}": f"reason {n}" for n in range(24)
     }
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", "made.parquet", "report.html", "settings.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"tasks.lock", "made.parquet", "report.html", "settings.json"}
 
 
 def test_tasks_of_other_settings_never_mix(tmp_path):

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from pipeline.errors import InputError
-from pipeline.names import MAX_ID_BYTES, check_id
+from pipeline.names import MAX_ID_BYTES, as_markdown, check_id
 
 HOSTILE = [
     "../../victim",
@@ -50,3 +51,24 @@ def test_what_passes_stays_in_its_folder(tmp_path_factory, clip_id):
     path.write_text("x")
     assert os.listdir(folder) == [path.name]
     assert Path(os.path.normpath(path)).parent == folder
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=60))
+def test_markdown_shows_text_as_it_is(text):
+    """By another project's CommonMark parser: one run of plain text, no tag, no link, no emphasis."""
+    parser = MarkdownIt("commonmark", {"html": True}).enable("table")
+    lines = parser.parse(f"- excluded: x{as_markdown(text)}x")
+    (inline,) = [token for token in lines if token.type == "inline"]
+    assert {token.type for token in inline.children} <= {"text", "text_special"}
+    shown = "".join(token.content for token in inline.children)
+    assert shown == "excluded: x" + text.replace("\u2028", " ").replace("\u2029", " ") + "x"
+
+
+@pytest.mark.parametrize(
+    "text", ["<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", "`x`", "a|b", "&lt;", "**b**", "a\n# b"]
+)
+def test_markdown_of_hostile_ids(text):
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(f"| a |\n| --- |\n| {as_markdown(text)} |")
+    for tag in ("<img", "<a ", "<code", "<strong", "<h1"):
+        assert tag not in page
+    assert page.count("<td") == 1
