@@ -50,8 +50,13 @@ def hub_folder(repo_id: str, folders: Sequence[str], what: str, *, fetch: bool =
             wanted = choose_files(list_repo_files(repo_id), folders)
         except Exception as error:  # offline, refused or unknown: the HTTP library's own errors; the cache may do
             fetch, reason = False, _first_line(error)
+    # Without a listing: what choose_files leaves out is not in the cache, and is not missed there.
+    unread = [] if fetch else [*(f"*{ending}" for ending in _WEIGHTS if ending != ".safetensors"), "*.fp16.*"]
+    unread += [f"{pattern}.index.json" for pattern in unread[:-1]]
     try:
-        root = Path(snapshot_download(repo_id, allow_patterns=wanted, local_files_only=not fetch))
+        root = Path(
+            snapshot_download(repo_id, allow_patterns=wanted, ignore_patterns=unread, local_files_only=not fetch)
+        )
     except Exception as error:
         raise WeightsError(
             f"{what}: '{repo_id}' is neither a folder nor a hub id that can be downloaded or is in the hub's cache "

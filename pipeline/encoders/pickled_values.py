@@ -30,6 +30,7 @@ STORAGES = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
+_MOST = 1 << 58
 _ARRAY_KINDS = "?biufcSU"  # what is bytes and nothing but bytes
 
 
@@ -144,6 +145,8 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> to
         raise RefusedError(f"a tensor of {len(size)} sizes and {len(stride)} strides")
     dtype = next((value for value in rest if isinstance(value, torch.dtype)), storage.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if 0 not in size else -1
+    if math.prod(size) > _MOST:  # an expanded one is small on the disk
+        raise RefusedError("a tensor of more values than there are addresses")
     if (last + 1) * dtype.itemsize > storage.untyped.nbytes():
         raise ValueError("a tensor that reaches beyond its storage")
     if rest and isinstance(rest[-1], dict) and any(rest[-1].get(flag) for flag in ("conj", "neg")):

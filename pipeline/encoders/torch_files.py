@@ -91,8 +91,6 @@ def _read_zip(path: Path) -> TorchFile:
         root = pickles[0].removesuffix("data.pkl")
         if f"{root}constants.pkl" in entries:
             raise RefusedError("it is a TorchScript archive, a program; save the state_dict of that model")
-        if f"{root}byteorder" in entries and archive.read(f"{root}byteorder").decode("latin1") != sys.byteorder:
-            raise RefusedError("it was written on a machine of another byte order")
         whole = torch.UntypedStorage.from_file(str(path), False, size)  # private: never written to
 
         def place(name: str) -> tuple[int, int]:
@@ -123,6 +121,9 @@ def _read_zip(path: Path) -> TorchFile:
             return Storage(storages[key], dtype)
 
         place(pickles[0])
+        order = f"{root}byteorder"
+        if order in entries and place(order)[1] < 16 and archive.read(order).decode("latin1") != sys.byteorder:
+            raise RefusedError("it was written on a machine of another byte order")
         reader = Unpickler(io.BytesIO(archive.read(pickles[0])), storage)
         return TorchFile(reader.load(), frozenset(reader.not_read))
 
@@ -180,10 +181,12 @@ def _read_legacy(path: Path) -> TorchFile:
             target = torch.empty(0, dtype=torch.uint8).set_(storages[key]).numpy()
             if int.from_bytes(header, "little") * sizes[key] != len(target):
                 raise ValueError("a tensor has another size than its description")
-            values = content.read(len(target))
-            if len(values) < len(target):
+            begin = content.tell()
+            if begin + len(target) > size:
                 raise _CutShortError("its last tensor is not whole")
-            target[:] = np.frombuffer(values, np.uint8)
+            if len(target):
+                target[:] = np.frombuffer(content, np.uint8, len(target), begin)
+            content.seek(begin + len(target))
         return TorchFile(result, frozenset(reader.not_read))
 
 

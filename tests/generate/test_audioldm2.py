@@ -247,7 +247,7 @@ def test_cached_label_embeddings_are_the_encoder_s_own(model):
 def test_hub_id_asks_only_for_the_needed_components(tmp_path, monkeypatch):
     asked = {}
 
-    def download(name, allow_patterns, local_files_only):
+    def download(name, allow_patterns, ignore_patterns, local_files_only):
         asked[name] = allow_patterns
         return str(tmp_path)
 

@@ -38,7 +38,7 @@ class Hub:
         folder = self.root / name
         return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
 
-    def snapshot_download(self, name, allow_patterns, local_files_only=False, local_dir=None):
+    def snapshot_download(self, name, allow_patterns, ignore_patterns=(), local_files_only=False, local_dir=None):
         target = Path(local_dir or self.cache / name)
         if local_files_only:
             if not target.is_dir():
