@@ -9,13 +9,40 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.common import interleaved, medians, write_result
 from pipeline.runtime import quiet_libraries
-from presets import load_preset
+from presets import Preset, load_preset
 from trainer.mapper import GPT2Mapper, MapperSpec
+
+Arrays = dict[str, torch.Tensor]
+
+
+def seeded_mapper(preset: Preset, batch: int) -> tuple[GPT2Mapper, Arrays]:
+    """A mapper of the preset's size and features of ``batch`` clips, on the CPU."""
+    dimensions = {"cavp": preset.encoders.cavp.embedding, "timechat": preset.encoders.timechat.qformer_width}
+    spec = MapperSpec(preset.mapper, dimensions, {"cavp": 40, "timechat": 10}, (8, preset.encoders.audiomae.width))
+    torch.manual_seed(0)
+    mapper = GPT2Mapper(spec).eval().requires_grad_(False)
+    return mapper, {name: torch.randn(batch, spec.lengths[name], width) for name, width in dimensions.items()}
+
+
+def measure(preset: Preset, batch: int, rounds: int, device: str) -> dict[str, Any]:
+    mapper, visual = seeded_mapper(preset, batch)
+    mapper.to(device)
+    visual = {name: array.to(device) for name, array in visual.items()}
+    ours, theirs = mapper.predict(visual), mapper.predict(visual, cached=False)
+    contenders = {"ours": lambda: mapper.predict(visual), "uncached": lambda: mapper.predict(visual, cached=False)}
+    times = medians(interleaved(contenders, rounds))
+    return {
+        "batch": batch,
+        "seconds": times,
+        "ours_times_as_fast": times["uncached"] / times["ours"],
+        "relative_difference": float((ours - theirs).norm() / theirs.norm()),
+    }
 
 
 def main() -> None:
@@ -28,29 +55,9 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     preset = load_preset(arguments.preset, ["mapper.initialise=scratch"])
-    dimensions = {"cavp": preset.encoders.cavp.embedding, "timechat": preset.encoders.timechat.qformer_width}
-    spec = MapperSpec(preset.mapper, dimensions, {"cavp": 40, "timechat": 10}, (8, preset.encoders.audiomae.width))
-    torch.manual_seed(0)
-    mapper = GPT2Mapper(spec).to(arguments.device).eval().requires_grad_(False)
-    visual = {
-        name: torch.randn(arguments.batch, spec.lengths[name], width, device=arguments.device)
-        for name, width in dimensions.items()
-    }
-    ours, theirs = mapper.predict(visual), mapper.predict(visual, cached=False)
-    times = medians(
-        interleaved(
-            {"ours": lambda: mapper.predict(visual), "uncached": lambda: mapper.predict(visual, cached=False)},
-            arguments.rounds,
-        )
-    )
-    values = {
-        "batch": arguments.batch,
-        "seconds": times,
-        "ours_times_as_fast": times["uncached"] / times["ours"],
-        "relative_difference": float((ours - theirs).norm() / theirs.norm()),
-    }
+    values = measure(preset, arguments.batch, arguments.rounds, arguments.device)
     print(values)
-    write_result(f"predict_{arguments.preset}_{arguments.device}", values, arguments.out)
+    write_result(f"predict_{preset.name}_{arguments.device}", values, arguments.out)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import interleaved, medians, write_result
 from pipeline.cache import Joined, ShardContent, open_store
+from pipeline.runtime import choose_device
 from presets.config import MapperConfig
 from trainer.data import TARGET, TensorData
 from trainer.mapper import Mapper, MapperSpec
@@ -78,7 +79,7 @@ def stepper(mapper: Mapper, optimizer: torch.optim.Optimizer, autocast: bool, de
     return step
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--clips", type=int, default=1536)
@@ -88,8 +89,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--peak-tflops", type=float, help="of the device, for the model FLOPs utilisation")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--without-peers", action="store_true", help="ours alone")
     parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = build_parser().parse_args()
     folder = Path(tempfile.mkdtemp())
     try:
         result = measure(arguments, folder)
@@ -98,27 +105,35 @@ def main() -> None:
     write_result(f"train_{arguments.size}_{result['kind']}", result, arguments.out)
 
 
-def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = replace(SIZES[arguments.size], dropout=0.1)
-    joined = synthetic(arguments.clips, config.width)
-    spec = MapperSpec(config, dict(WIDTHS), dict(LENGTHS), (8, config.width))
-    files = synthetic(min(arguments.clips, arguments.file_clips), config.width)
+def write_files(arguments: argparse.Namespace, folder: Path, width: int) -> list[str]:
+    """What the peers read: an npz a clip in ``folder/npz``, and tars, whose paths are returned."""
+    files = synthetic(min(arguments.clips, arguments.file_clips), width)
     npz, tar = folder / "npz", open_store(folder / "tar", "webdataset")
-    npz.mkdir()
+    npz.mkdir(parents=True)
     for row, clip_id in enumerate(files.clip_ids):
         np.savez(npz / f"{clip_id}.npz", **{name: array[row] for name, array in files.arrays.items()})
     for shard, rows in enumerate(np.array_split(np.arange(len(files)), max(1, len(files) // 256))):
         ids = tuple(files.clip_ids[row] for row in rows)
         arrays = {name: array[rows] for name, array in files.arrays.items()}
         tar.write("joined", shard, ShardContent(ids, ids, ids, {}, arrays))
-    urls = [str(tar.path("joined", shard)) for shard in tar.shards("joined")]
+    return [str(tar.path("joined", shard)) for shard in tar.shards("joined")]
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    device = choose_device(arguments.device)
+    cuda = device.startswith("cuda")
+    config = replace(SIZES[arguments.size], dropout=0.1)
+    joined = synthetic(arguments.clips, config.width)
+    spec = MapperSpec(config, dict(WIDTHS), dict(LENGTHS), (8, config.width))
+    peers = () if arguments.without_peers else ("npz", "webdataset")
+    npz = folder / "npz"
+    urls = write_files(arguments, folder, config.width) if peers else []
 
     ours_model = build_mapper(spec).to(device).train()
-    if device == "cuda":
+    if cuda:
         ours_model.compile()
     trained = [p for p in ours_model.parameters() if p.requires_grad]
-    ours_step = stepper(ours_model, torch.optim.AdamW(trained, 1e-3, fused=True), device == "cuda", device)
+    ours_step = stepper(ours_model, torch.optim.AdamW(trained, 1e-3, fused=True), cuda, device)
     peer_model = build_mapper(spec).to(device).train()
     peer_model.gpt2.set_attn_implementation("eager")
     peer_step = stepper(peer_model, torch.optim.AdamW(peer_model.parameters(), 1e-3), False, device)
@@ -143,7 +158,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         while True:
             yield from make()
 
-    sources = {"ours": our_batches(), "npz": endless(npz_batches), "webdataset": endless(tar_batches)}
+    sources: dict[str, Iterator[Arrays]] = {
+        "ours": our_batches(),
+        "npz": endless(npz_batches),
+        "webdataset": endless(tar_batches),
+    }
     steps = {"ours": ours_step, "npz": peer_step, "webdataset": peer_step}
     fixed = {name: array[: arguments.batch].float() for name, array in data.arrays.items()}
 
@@ -161,24 +180,24 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
         return go
 
-    contenders = {name: run(name) for name in sources}
-    contenders |= {"ours, model alone": model_only(ours_step), "peer, model alone": model_only(peer_step)}
+    contenders = {name: run(name) for name in ("ours", *peers)}
+    contenders["ours, model alone"] = model_only(ours_step)
+    if peers:
+        contenders["peer, model alone"] = model_only(peer_step)
     middle = medians(interleaved(contenders, arguments.rounds))
     rate = {name: arguments.steps / value for name, value in middle.items()}
     parameters = sum(p.numel() for p in trained)
     flops = 6 * parameters * (LENGTHS["cavp"] + 2 + 8) * arguments.batch
     result: dict[str, Any] = {
-        "kind": device,
+        "kind": "cuda" if cuda else device,
         "parameters_million": round(parameters / 1e6, 1),
         "clips": arguments.clips,
         "batch": arguments.batch,
         "steps_per_second": {name: round(value, 2) for name, value in rate.items()},
-        "ours_over_npz": round(rate["ours"] / rate["npz"], 2),
-        "ours_over_webdataset": round(rate["ours"] / rate["webdataset"], 2),
+        **{f"ours_over_{name}": round(rate["ours"] / rate[name], 2) for name in peers},
         "outside_model": {
             "ours": round(max(0.0, 1 - rate["ours"] / rate["ours, model alone"]), 3),
-            "npz": round(max(0.0, 1 - rate["npz"] / rate["peer, model alone"]), 3),
-            "webdataset": round(max(0.0, 1 - rate["webdataset"] / rate["peer, model alone"]), 3),
+            **{name: round(max(0.0, 1 - rate[name] / rate["peer, model alone"]), 3) for name in peers},
         },
         "model_tflops": round(flops * rate["ours"] / 1e12, 3),
         "minutes_for_40_epochs_of_77265_clips": round(EPOCHS * PAPER_CLIPS / 48 / rate["ours"] / 60, 1),

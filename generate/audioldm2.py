@@ -125,6 +125,7 @@ class AudioLDM2:
         self.unet, self.vae, self.vocoder, self.scheduler = unet, vae, vocoder, scheduler
         self.flan_t5, self.load_negative_branch, self.fingerprint = flan_t5, load_negative, fingerprint
         self.precision: Precision = "float32"
+        self.compiled = False
         self.negatives, self._negative_fingerprint = negatives, negative_fingerprint
         self._negatives: dict[str, Conditioning] = {}
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
@@ -241,7 +242,8 @@ class AudioLDM2:
         latents = latents * scheduler.init_noise_sigma
         dtype = getattr(torch, self.precision)
         mixed = torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32)
-        with reusing_keys(self.unet, enabled=reuse_keys), mixed:
+        # Kept keys are state beside the graph: a compiled UNet would be compiled again at every call.
+        with reusing_keys(self.unet, enabled=reuse_keys and not self.compiled), mixed:
             for time, time_on_device in run:
                 model_input = scheduler.scale_model_input(torch.cat([latents, latents]), time)
                 noise = self.unet(
@@ -409,5 +411,7 @@ def load_audioldm2(
         negatives=None if negatives is None else Path(negatives),
         negative_fingerprint=lambda: _negative_fingerprint(preset, folder),
     )
-    model.precision = preset.generation.precision
+    model.precision, model.compiled = preset.generation.precision, preset.generation.compile
+    if model.compiled:
+        model.unet.compile()
     return model

@@ -21,7 +21,7 @@ from trainer.provenance import differing_features, features_provenance
 from trainer.registry import MFMMapper, mapper_folder
 
 NOT_FINITE = "the sampler gave NaN or Inf; try generation.precision=float32, or another seed"
-_SPEED_ONLY = ("batch", "decode_batch", "reuse_keys")
+_SPEED_ONLY = ("batch", "decode_batch", "reuse_keys", "compile")
 
 
 @dataclass(frozen=True)

@@ -272,8 +272,8 @@ class GenerationConfig:
     """Sampling of paper section 4.1.2.
 
     ``scheduler``: a scheduler class of diffusers. ``decode_batch``: clips that the VAE and the vocoder take
-    at once. ``overlap_seconds``: of neighbouring windows of a long video. ``precision`` and ``channels_last``
-    concern the UNet.
+    at once. ``overlap_seconds``: of neighbouring windows of a long video. ``precision``, ``channels_last`` and
+    ``compile`` concern the UNet; compiled, it computes the condition's keys at every step (no ``reuse_keys``).
     """
 
     scheduler: str = "DDIMScheduler"
@@ -286,6 +286,7 @@ class GenerationConfig:
     reuse_keys: bool = True
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
+    compile: bool = False
     overlap_seconds: Seconds = 2.0
     seed: Seed = 0
 

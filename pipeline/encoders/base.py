@@ -45,9 +45,10 @@ class Encoder(torch.nn.Module, ABC):
         """Fill all weights from the official files, by role; raises :class:`WeightsError`."""
 
     def compile_submodules(self) -> None:
-        """``torch.compile`` the networks inside, in place; keys of the state dict stay as they are."""
+        """``torch.compile`` what has weights inside, in place; keys of the state dict stay as they are."""
         for module in self.children():
-            module.compile()
+            if any(True for _ in module.parameters()):
+                module.compile()
 
     @property
     def device(self) -> torch.device:
