@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import TOTAL_SECONDS, run_all, run_section
+from benchmarks import gpu
+from benchmarks.gpu import TOTAL_SECONDS, run_section
 from benchmarks.gpu_sections import SECTIONS, Settings
 from tests.tiny import TINY
 
@@ -45,10 +46,23 @@ def test_a_section(settings, name, figures):
         assert 0 < measured["cavp"]["bfloat16"] < 0.02
 
 
-def test_what_fails_is_recorded_and_the_others_go_on(tmp_path):
-    rows = run_all(Settings("no such preset", "cpu", True, str(tmp_path)), ["predict", "cache"])
-    assert [row["status"] for row in rows.values()] == ["failed", "failed"]
-    assert all("unknown preset" in row["error"] for row in rows.values())
+def test_what_fails_is_recorded(tmp_path):
+    row = run_section("predict", Settings("no such preset", "cpu", True, str(tmp_path)), 60)
+    assert row["status"] == "failed"
+    assert "unknown preset" in row["error"]
+
+
+def test_the_others_go_on_with_the_seconds_that_are_left(settings, monkeypatch):
+    limits = {}
+
+    def run(name, _, limit):
+        limits[name] = limit
+        return {"status": "failed" if name == "predict" else "done", "seconds": 10.0, "results": {}}
+
+    monkeypatch.setattr(gpu, "run_section", run)
+    rows = gpu.run_all(settings, ["predict", "cache"])
+    assert [row["status"] for row in rows.values()] == ["failed", "done"]
+    assert limits["cache"] == SECTIONS["cache"].seconds + SECTIONS["predict"].seconds - 10
 
 
 def test_a_section_ends_with_its_time(settings):
