@@ -21,6 +21,9 @@ VENV := .venv
 BIN  := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# A variable as one word for the shell, whatever spaces and quotation marks it has.
+quoted = '$(subst ','\'',$($(1)))'
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo weights extract status train generate evaluate study test lint clean
 
@@ -48,23 +51,23 @@ demo/clips: | $(INSTALLED)
 	$(BIN)/python -m manifests --out demo/clips --clips $(DEMO_CLIPS)
 
 weights: $(INSTALLED) ## fetch the official files of PRESET=paper that are missing, after ARGS="--accept-licences"
-	$(BIN)/python -m pipeline weights --preset $(PRESET) --download $(ARGS)
+	$(BIN)/python -m pipeline weights --preset $(call quoted,PRESET) --download $(ARGS)
 
 extract: $(INSTALLED) $(filter demo/clips,$(MANIFEST)) ## MANIFEST (Parquet or a folder of videos) -> features in CACHE
-	$(BIN)/python -m pipeline extract --preset $(PRESET) --manifest $(MANIFEST) --cache $(CACHE) \
+	$(BIN)/python -m pipeline extract --preset $(call quoted,PRESET) --manifest $(call quoted,MANIFEST) --cache $(call quoted,CACHE) \
 	  --stage $(STAGE) --shards $(SHARDS) --format $(FORMAT) --executor $(EXECUTOR) $(ARGS)
 
 status: $(INSTALLED) ## what CACHE holds: stages by shards, clips, bytes, time left
-	$(BIN)/python -m pipeline status $(CACHE) --format $(FORMAT) $(ARGS)
+	$(BIN)/python -m pipeline status $(call quoted,CACHE) --format $(FORMAT) $(ARGS)
 
 train: $(INSTALLED) ## CACHE -> a trained mapper in RUN
-	$(BIN)/python -m trainer --preset $(PRESET) --cache $(CACHE) --run $(RUN) --format $(FORMAT) $(ARGS)
+	$(BIN)/python -m trainer --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --format $(FORMAT) $(ARGS)
 
 generate: $(INSTALLED) ## CACHE and RUN -> wav, mp4, pictures and a page in OUT
-	$(BIN)/python -m generate --preset $(PRESET) --cache $(CACHE) --run $(RUN) --out $(OUT) --format $(FORMAT) $(ARGS)
+	$(BIN)/python -m generate --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --out $(call quoted,OUT) --format $(FORMAT) $(ARGS)
 
 evaluate: $(INSTALLED) ## OUT against REFERENCE (default: OUT/truth) -> the paper's metrics as JSON, Markdown and a page
-	$(BIN)/python -m evaluation --preset $(PRESET) --out $(OUT) $(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
+	$(BIN)/python -m evaluation --preset $(call quoted,PRESET) --out $(call quoted,OUT) $(if $(REFERENCE),--reference $(call quoted,REFERENCE)) $(ARGS)
 
 study: $(INSTALLED) ## Tables 2 and 3 and Figure 3 of the paper at micro scale, in runs/study
 	$(BIN)/python -m micro study $(ARGS)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,20 @@ def test_make_alone_lists_every_target():
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"setup", "demo", "extract", "train", "generate", "test"} <= targets
     assert all(f"make {target} " in listed for target in targets)
+
+
+@pytest.mark.parametrize("name", ["dir with spaces", "Clip [official]; (1) & 'more'", 'a"b#c?'])
+def test_make_passes_names_on_as_they_are(name):
+    names = {variable: f"{name} {variable}" for variable in ("MANIFEST", "CACHE", "RUN", "OUT", "REFERENCE", "PRESET")}
+    for target in ("extract", "status", "train", "generate", "evaluate"):
+        command = ["make", "-n", "-o", ".venv/.installed", target, *(f"{key}={value}" for key, value in names.items())]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        words = shlex.split(said.replace("\\\n", " "))
+        wanted = re.findall(
+            r"quoted,([A-Z]+)", re.search(rf"(?ms)^{target}:.*?\n\n", (ROOT / "Makefile").read_text())[0]
+        )
+        assert wanted
+        assert {names[variable] for variable in wanted} <= set(words)
 
 
 def test_readme_names_only_targets_and_options_that_exist():
