@@ -18,10 +18,11 @@ import scipy.linalg
 import torch
 
 from benchmarks.common import medians, seconds, write_result
-from evaluation.extract import Reading, extract
+from evaluation.extract import extract
 from evaluation.files import find_files
 from evaluation.metrics import frechet_distance, gaussian
 from evaluation.networks import NETWORKS, seeded_network
+from evaluation.reading import Reading
 from pipeline.media_writing import write_video, write_wav
 from pipeline.runtime import choose_device
 

@@ -171,7 +171,7 @@ def _excluded(reasons: dict[str, str], listed: int = 10) -> dict[str, str]:
 
 def _work(settings: Any, device: str, workers: int | None, batch: int | None, bar: Progress) -> Any:
     from evaluation.evaluate import Work
-    from evaluation.extract import Reading
+    from evaluation.reading import Reading
     from pipeline.runtime import choose_device
 
     count = settings.cache.decode_workers if workers is None else workers

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from evaluation.caches import finite, maker, read_cache
-from evaluation.extract import Reading, extract
+from evaluation.extract import extract
 from evaluation.files import find_files
 from evaluation.networks import NETWORKS, FeatureNetwork, load_network
+from evaluation.reading import Reading
 from evaluation.scores import METRICS, Features, Metric
 from pipeline.errors import InputError, MFMError
 from pipeline.media import VIDEO_SUFFIXES
@@ -114,7 +115,10 @@ def evaluate(
 
 
 def _reason(error: BaseException) -> str:
-    return str(error) if isinstance(error, MFMError) else f"{type(error).__name__}: {str(error).strip()[:300]}"
+    if isinstance(error, MFMError):
+        return str(error)
+    advice = "; try a smaller --batch" if isinstance(error, torch.OutOfMemoryError) else ""
+    return f"{type(error).__name__}: {str(error).strip()[:300]}{advice}"
 
 
 def _match(sides: Mapping[str, Side], ready: Mapping[str, Mapping[str, Features]], result: Result) -> None:
