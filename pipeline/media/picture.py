@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from presets.config import MediaConfig
 
 _REORDERED = 17  # frames that can come between a frame's decoding and its display (H.264 and HEVC: 16)
 _FAR = 1.0  # seconds beyond the container's end at which no frame can be
-_BROKEN_SHARE = 0.1  # of the packets that were read
+_GUESSED = 1.0  # seconds after a seek within which a frame of MPEG-PS comes that has its own time stamp
+_BRIDGED = 0.5  # seconds of damaged picture over which the last good frame is held
+_STRICT = 40.0  # seconds: how far before a window a seek is tried that must meet no damage at all
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Pictures:
 
 
 class _Elsewhere(Exception):
-    """A seek led behind the window's start: read from further before it."""
+    """A seek led behind the window's start, or to a damaged key frame: read from further before it."""
 
 
 def resize_frame(image: np.ndarray, size: int) -> np.ndarray:
@@ -113,19 +116,27 @@ class _Window:
 
 
 class _Decoder:
-    """Frames of one stream with their times in seconds from the container's start, from ``begin`` on."""
+    """Frames of one stream with their times in seconds from the container's start, from ``begin`` on.
 
-    def __init__(self, container: Any, path: Path, begin: float | None):
+    After a packet that cannot be decoded, or a frame of which the decoder had to make up a part, what comes
+    out is in part whatever lies in memory, until the next key frame: ``damage`` has these spans of time.
+    ``strict``: any damage is :class:`_Elsewhere`.
+    """
+
+    def __init__(self, container: Any, path: Path, begin: float | None, strict: bool):
         self.path, self.container, self.begin = path, container, begin
         self.stream = video_stream(container, path)
-        self.stream.thread_type = "AUTO"
+        # Not by frames: what a damaged packet gives would depend on how the threads are timed.
+        self.stream.thread_type = "SLICE"
         self.counted = kind_of(container) == "avi"
         if self.counted:
             self.stream.codec_context.copy_opaque = True
+        self.strict = strict
         self.packets = Packets(container, begin)
         rate = self.stream.average_rate
         self.step = float(1 / rate) if rate else 0.0
-        self.read = self.broken = 0
+        self.key_frames: list[float] = []
+        self._damage: list[tuple[float, float]] = []
         self.last_error = ""
 
     def _decoded(self) -> Iterator[Any]:
@@ -139,21 +150,33 @@ class _Decoder:
             key_frame_seen |= packet.is_keyframe
             if not key_frame_seen:
                 continue
-            self.read += 1
             if self.counted:
                 packet.opaque = [packet.dts]  # PyAV keeps it by identity: an object of its own
-            yield from self._frames(packet)
-        yield from self._frames(None)
+            stamp = packet.dts if packet.pts is None or self.counted else packet.pts
+            time = 0.0 if stamp is None else float(stamp * packet.time_base) - self.packets.origin
+            if packet.is_keyframe:
+                self.key_frames.append(time)
+            try:
+                yield from self.stream.codec_context.decode(packet)
+            except av.error.FFmpegError as error:
+                length = float((packet.duration or 0) * packet.time_base)
+                self.note(time, str(error), time + length if packet.is_disposable else np.inf)
+        with suppress(av.error.FFmpegError):
+            yield from self.stream.codec_context.decode(None)
 
-    def _frames(self, packet: Any) -> list[Any]:
-        try:
-            return self.stream.codec_context.decode(packet)
-        except av.error.EOFError:
-            return []
-        except av.error.FFmpegError as error:  # one damaged packet: the last picture stays, as in players
-            self.broken += 1
-            self.last_error = str(error)
-            return []
+    def note(self, time: float, error: str, end: float = np.inf) -> None:
+        """Damage that begins here, and ends there or at the next key frame."""
+        if self.strict:
+            raise _Elsewhere
+        self.last_error = error
+        self._damage.append((time, end))
+
+    @property
+    def damage(self) -> list[tuple[float, float]]:
+        return [(begin, min([end, *(time for time in self.key_frames if time > begin)])) for begin, end in self._damage]
+
+    def damaged(self, time: float) -> bool:
+        return bool(self._damage) and any(begin <= time < end for begin, end in self.damage)
 
     def timed(self) -> Iterator[tuple[Any, float | None]]:
         """Frames and times. AVI has none of presentation: the n-th frame on screen has the n-th packet's."""
@@ -180,9 +203,14 @@ def frames_pyav(path: Path, config: MediaConfig, start: float) -> Pictures:
     for begin in beginnings(start, 0.0):
         with open_container(path) as container:
             try:
-                return _read(container, path, config, start, begin)
+                strict = begin is not None and start - begin < _STRICT
+                return _read(container, path, config, start, begin, strict)
             except _Elsewhere:
                 continue
+            except ClipError as error:
+                if begin is not None and error.kind == "timestamps":  # after a seek they can be guesses
+                    continue
+                raise
             except av.error.FFmpegError as error:
                 if begin is not None:  # a seek that failed
                     continue
@@ -190,38 +218,56 @@ def frames_pyav(path: Path, config: MediaConfig, start: float) -> Pictures:
     raise AssertionError("the last attempt reads from the start")
 
 
-def _read(container: Any, path: Path, config: MediaConfig, start: float, begin: float | None) -> Pictures:
-    window, decoder = _Window(config, start), _Decoder(container, path, begin)
+def _read(container: Any, path: Path, config: MediaConfig, start: float, begin: float | None, strict: bool) -> Pictures:
+    window, decoder = _Window(config, start), _Decoder(container, path, begin, strict)
     step = decoder.step or 1 / config.frames_per_second
     declared = declared_seconds(container)
     # Counted times: right after a seek the first frame can stand for some that are left out before it, too.
     settled = 2 if decoder.counted else 1
+    # And where not every frame has a stamp of its own (MPEG-PS), the first ones are guesses.
+    sure = window.targets[0] - (_GUESSED if kind_of(container) == "mpeg" else 0.0)
     end = 0.0
     for frame, stamp in decoder.timed():
         if stamp is None:
             if window.current is None:
                 raise ClipError("timestamps", f"{path}: its frames have no time stamps")
             stamp = end
-        if begin is not None and window.seen < settled and stamp > window.targets[0] + TIME_TOLERANCE:
+        if begin is not None and window.seen < settled and stamp > sure + TIME_TOLERANCE:
             raise _Elsewhere
+        if stamp > window.targets[-1] + 1.0 and window.current is not None:
+            window.until(stamp)
+            break
+        if frame.is_corrupt:
+            decoder.note(stamp, "a part of it is missing")
+        if decoder.damaged(stamp):
+            continue
         _check_time(path, window, stamp, step, end, declared)
         window.put(frame, stamp)
         end = stamp + max(float(frame.duration * decoder.stream.time_base) if frame.duration else step, TIME_TOLERANCE)
-        if window.full or stamp > window.targets[-1] + 1.0:
+        if window.full:
             break
     if begin is not None and window.seen < settled and not window.full:
         raise _Elsewhere
-    if decoder.broken > _BROKEN_SHARE * decoder.read:
-        raise ClipError(
-            "unreadable",
-            f"{path}: {decoder.broken} of {decoder.read} packets of the video stream cannot be decoded "
-            f"({decoder.last_error})",
-        )
+    _check_damage(path, decoder, window)
     if not window.full:
         end = _stream_end(container, path, decoder, window, end, step)
         if window.current is not None:
             window.until(end)
     return Pictures(window.frames, window.shown, window.seen)
+
+
+def _check_damage(path: Path, decoder: _Decoder, window: _Window) -> None:
+    """Raise :class:`ClipError` ``unreadable`` for damage that lasts too long to hold the last good frame."""
+    if decoder.last_error and window.current is None:
+        raise ClipError("unreadable", f"{path}: no frame of its video stream can be decoded ({decoder.last_error})")
+    first, last = float(window.targets[0]), float(window.targets[-1])
+    for begin, end in decoder.damage:
+        left, right = max(begin, first), min(end, last)
+        if right - left > _BRIDGED:
+            raise ClipError(
+                "unreadable",
+                f"{path}: its picture is damaged between {left:.2f} and {right:.2f} s ({decoder.last_error})",
+            )
 
 
 def _check_time(path: Path, window: _Window, time: float, step: float, end: float, declared: float | None) -> None:

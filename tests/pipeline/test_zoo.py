@@ -46,6 +46,14 @@ def test_every_container_and_codec(zoo, name, start):
     assert probe(zoo(name)).duration_s == pytest.approx(SECONDS, abs=0.25)  # F7: also where no length is declared
 
 
+@pytest.mark.parametrize("name", ["mpeg2.mpg", "mpeg4.ts", "h264.avi"])
+def test_windows_start_anywhere(zoo, name):
+    """After a seek, time stamps of MPEG-PS are guesses, and the first frames of a long GOP are made up."""
+    for start in np.arange(0.4, 14, 1.3):
+        clip = decode_clip(zoo(name), CONFIG, start=float(start))
+        expect(clip, start, ZOO[name].get("fps", 10))
+
+
 @pytest.mark.parametrize("name", ["h264.ts", "transport_stream.mp4", "mpeg4.avi", "h264.avi", "mpeg2.mpg", "mpeg4.mp4"])
 def test_decord_is_not_asked_where_it_is_wrong_or_hangs(zoo, name):
     """F1, F2, F3: also where it is configured, and through a worker, whose limit is never reached."""
