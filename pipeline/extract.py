@@ -47,7 +47,7 @@ def parse_shards(text: str, count: int) -> list[int]:
             raise InputError(f"shards '{text}' is not of the form 0-99 or 0,3,7") from None
         if begin > end:
             raise InputError(f"shards '{part}' count backwards")
-        chosen += [index for index in range(begin, end + 1) if index < count]
+        chosen += range(begin, min(end, count - 1) + 1)
     if not chosen:
         raise InputError(f"no shard of '{text}' exists: the manifest has shards 0 to {count - 1}")
     return sorted(set(chosen))

@@ -107,7 +107,7 @@ def ids_of_files(paths: Sequence[PurePath], suffixes: Sequence[str]) -> list[str
     ``paths`` are relative to the folder. The id is the clip's name (VGGSound's, else the stem). Files of one name
     in several folders have their folders in front; of one name in one folder, the kind that stands first in
     ``suffixes`` keeps the name and the others have their suffix behind it. So a file that is added can change the
-    ids of files of its own name alone.
+    ids of files of its own name alone (but for a name that looks like an id so made: both then get a hash).
     """
     names = [clip_name(*found) if (found := parse_clip_name(path.stem)) else path.stem for path in paths]
     rank = {suffix: place for place, suffix in enumerate(suffixes)}

@@ -149,6 +149,7 @@ def test_missing_official_weights_stop_before_anything_is_written(tmp_path, clip
 def test_shard_lists():
     assert parse_shards("all", 3) == [0, 1, 2]
     assert parse_shards("1-9", 3) == [1, 2]
+    assert parse_shards("1-999999999999", 3) == [1, 2]
     assert parse_shards("2,0", 3) == [0, 2]
     for nonsense in ("x", "3-1", "7"):
         with pytest.raises(InputError):
