@@ -25,7 +25,7 @@ def official_files(tmp_path_factory):
 
     audiomae = official_state("audiomae")
     audiomae |= {"decoder_pos_embed": torch.zeros(1, 3, 4), "decoder_blocks.0.norm1.weight": torch.ones(4)}
-    torch.save(layouts.mae(audiomae), folder / "audiomae_16k_128bins.ckpt")
+    torch.save(layouts.mae(audiomae), folder / "audiomae_16k_128bins.ckpt", _use_new_zipfile_serialization=False)
 
     timechat = official_state("timechat_small")
     vit = {

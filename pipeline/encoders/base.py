@@ -105,7 +105,8 @@ def check_files(encoder: type[Encoder], paths: Mapping[str, str | Path]) -> dict
         if file.role not in paths or not Path(paths[file.role]).exists()
     ]
     if lines:
-        raise WeightsError(f"{encoder.name}: official weights are missing:\n" + "\n".join(lines))
+        hint = "\n  make weights PRESET=paper fetches what a script can fetch"
+        raise WeightsError(f"{encoder.name}: official weights are missing:\n" + "\n".join(lines) + hint)
     return {role: Path(path) for role, path in paths.items()}
 
 

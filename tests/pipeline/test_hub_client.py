@@ -1,5 +1,6 @@
 """The hub's own client against a hub on the loopback: what the replaced functions of the other tests leave open."""
 
+import base64
 import hashlib
 import json
 import os
@@ -12,24 +13,35 @@ from typing import ClassVar
 from urllib.parse import unquote
 
 from presets import load_preset
+from tests.tiny import TINY
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-# In the other process: fetch into weights/, then through the cache, then the same without a connection.
+# In the other process: fetch into weights/, through the cache, a mapper up and down, then without a connection.
 SCRIPT = """
 import json, sys
+import torch
 from typer.testing import CliRunner
 import huggingface_hub.constants as constants
 from pipeline.__main__ import app
 from pipeline.encoders import load_encoder, official_paths
 from pipeline.errors import WeightsError
 from presets import load_preset
+from trainer.mapper import MapperSpec
+from trainer.registry import MFMMapper, build_mapper
 
 folder = sys.argv[1]
 place = ["--set", f"weights.folder={folder}", "--only", "cavp,flan_t5"]
 made = CliRunner().invoke(app, ["weights", "--download", "--accept-licences", *place])
 cached = load_preset("paper", ["weights.audioldm2=cvssp/audioldm2"])
 online = {role: str(path) for role, path in official_paths("flan_t5", cached).items()}
+preset = load_preset(sys.argv[2])
+spec = MapperSpec(preset.mapper, {"cavp": 64, "timechat": 96}, {"cavp": 40, "timechat": 10}, (8, 96))
+mapper = build_mapper(spec)
+commit = mapper.push_to_hub("me/mapper", token="hf_x")
+back = MFMMapper.from_pretrained("me/mapper")
+same = all(torch.equal(back.state_dict()[name], tensor) for name, tensor in mapper.state_dict().items())
 constants.HF_HUB_OFFLINE = True
+same = same and MFMMapper.from_pretrained("me/mapper").spec == spec
 offline = {role: str(path) for role, path in official_paths("flan_t5", cached).items()}
 micro = load_preset("micro", ["weights.audioldm2=cvssp/audioldm2"])
 fingerprint = load_encoder("flan_t5", preset=micro).fingerprint
@@ -38,12 +50,12 @@ try:
     unknown = ""
 except WeightsError as error:
     unknown = str(error)
-print(json.dumps([made.exit_code, made.output, online, offline, fingerprint, unknown]))
+print(json.dumps([made.exit_code, made.output, online, offline, fingerprint, unknown, commit, same]))
 """
 
 
 class HubHandler(BaseHTTPRequestHandler):
-    """The four addresses that the client asks a hub for."""
+    """The addresses that the client asks a hub for."""
 
     repositories: ClassVar[dict[str, dict[str, bytes]]] = {}
     asked: ClassVar[list[str]] = []
@@ -53,6 +65,24 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.answer(body=True)
+
+    def do_POST(self):
+        """A new repository, how its files are to come, and a commit of them."""
+        path = unquote(self.path.split("?")[0]).strip("/")
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        name = "/".join(path.split("/")[2:4])
+        reply = {"url": f"http://{self.headers['Host']}/me/mapper"}
+        if path == "api/repos/create":
+            self.repositories["me/mapper"] = {}
+        elif path.endswith("/preupload/main"):
+            listed = json.loads(sent)["files"]
+            reply = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in listed]}
+        elif path.endswith("/commit/main"):
+            for line in map(json.loads, sent.splitlines()):
+                if line["key"] == "file":
+                    self.repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            reply = {"commitUrl": f"http://{self.headers['Host']}/{name}/commit/{COMMIT}", "commitOid": COMMIT}
+        self.reply(200, json.dumps(reply).encode(), {"Content-Type": "application/json"}, True)
 
     def answer(self, body):
         path = unquote(self.path.split("?")[0]).strip("/")
@@ -112,12 +142,12 @@ def test_the_client_fetches_and_finds_again_without_a_connection(tmp_path):
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     weights = tmp_path / "weights"
-    command = [sys.executable, "-c", SCRIPT, str(weights)]
+    command = [sys.executable, "-c", SCRIPT, str(weights), TINY]
     done = subprocess.run(command, env=own, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     server.shutdown()
     server.server_close()
     assert done.returncode == 0, done.stderr
-    code, output, online, offline, fingerprint, unknown = json.loads(done.stdout.splitlines()[-1])
+    code, output, online, offline, fingerprint, unknown, commit, same = json.loads(done.stdout.splitlines()[-1])
     assert code == 0, output
     assert (weights / "cavp_epoch66.ckpt").read_bytes() == b"weights" * 1000
     assert sorted(path.name for path in weights.iterdir()) == ["audioldm2", "cavp_epoch66.ckpt"]
@@ -128,5 +158,8 @@ def test_the_client_fetches_and_finds_again_without_a_connection(tmp_path):
     assert offline == online
     assert (Path(offline["text_encoder_2"]) / "model.safetensors").is_file()
     assert fingerprint.startswith("official-")
+    assert same, "the mapper that came back is the one that was pushed"
+    assert commit.endswith(f"/me/mapper/commit/{COMMIT}")
+    assert {"README.md", "config.json", "model.safetensors"} <= set(HubHandler.repositories["me/mapper"])
     assert "'cvssp/other' is neither a folder nor a hub id" in unknown
     assert not any(path.endswith(".bin") or "scheduler" in path for path in HubHandler.asked)
