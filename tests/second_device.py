@@ -8,8 +8,8 @@ Accelerate and pickling work as on any device, so the code under test needs no w
 ``device="gpu"``.
 
 Import this module at the top of a test file: autograd counts the devices once, at the first backward pass of a
-process, and pytest imports every file before it runs any test. Not there: ``torch.compile``, autocast (it casts
-nothing here) and a random generator of its own (numbers come from the CPU's, which is what makes results comparable).
+process, and pytest imports every file before it runs any test. Not there: ``torch.compile`` and a random generator of
+its own (numbers come from the CPU's, which is what makes results comparable).
 """
 
 from __future__ import annotations
@@ -286,3 +286,38 @@ for _name, _overload in (
     _suffix = "" if _overload == "default" else f".{_overload}"
     _func = getattr(getattr(torch.ops.aten, _name), _overload)
     _LIBRARIES[1].impl(_name + _suffix, _factory(_func), "PrivateUse1")
+
+
+def _casting(func: Any, dtype_of: Any) -> Any:
+    """Under autocast, an operator on operands of one dtype."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        dtype = dtype_of()
+
+        def cast(leaf: Any) -> Any:
+            eligible = isinstance(leaf, DeviceTensor) and leaf.is_floating_point() and leaf.dtype != torch.float64
+            return leaf.to(dtype) if eligible else leaf
+
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            args, kwargs = tree_map(cast, (args, kwargs))
+            return func(*args, **kwargs)
+
+    return run
+
+
+# As CUDA's: products in half precision, normalisations in float32, everything else in what it is given.
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+_LIBRARIES[0].fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+for _names, _dtype_of in (
+    (
+        ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d.default",
+         "conv_transpose2d.input", "scaled_dot_product_attention"),
+        lambda: torch.get_autocast_dtype(NAME),
+    ),
+    (("layer_norm", "group_norm"), lambda: torch.float32),
+):  # fmt: skip
+    for _full_name in _names:
+        _name, _, _overload = _full_name.partition(".")
+        _func = getattr(getattr(torch.ops.aten, _name), _overload or "default")
+        _suffix = "" if _overload in ("", "default") else f".{_overload}"
+        _LIBRARIES[1].impl(_name + _suffix, _casting(_func, _dtype_of), "AutocastPrivateUse1")

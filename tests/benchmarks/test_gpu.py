@@ -11,6 +11,7 @@ import pytest
 from benchmarks import gpu
 from benchmarks.gpu import TOTAL_SECONDS, run_section
 from benchmarks.gpu_sections import SECTIONS, Settings
+from tests.second_device import NAME
 from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +73,13 @@ def test_a_section_ends_with_its_time(settings):
 
 def test_the_sections_fit_into_nine_minutes():
     assert sum(section.seconds for section in SECTIONS.values()) <= TOTAL_SECONDS < 540 - 30
+
+
+def test_parity_measures_another_device(tmp_path):
+    measured = dict(SECTIONS["parity"].run(Settings(TINY, NAME, True, str(tmp_path))))
+    assert 0 < measured["timechat"]["float32"] < 1e-5
+    assert 0 < measured["waveform after 2 steps"]["float32"] < 1e-4
+    assert 1e-3 < measured["waveform after 2 steps"]["bfloat16"] < 0.1
 
 
 @pytest.mark.slow

@@ -114,3 +114,17 @@ def test_it_is_saved_by_value(x):
     torch.save({"x": x.to(NAME)}, file)
     file.seek(0)
     torch.testing.assert_close(torch.load(file)["x"], x)
+
+
+def test_autocast_computes_products_in_half_precision_and_norms_in_float32(x):
+    layers = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        wanted = layers(x)
+    layers.to(NAME)
+    with torch.autocast(NAME, torch.bfloat16):
+        assert layers[0](x.to(NAME)).dtype == torch.bfloat16
+        assert layers[:2](x.to(NAME)).dtype == torch.float32
+        ours = layers(x.to(NAME))
+    torch.testing.assert_close(ours.cpu(), wanted, atol=2e-2, rtol=0)
+    ours.float().sum().backward()
+    assert layers[0].weight.grad.dtype == torch.float32

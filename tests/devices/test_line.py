@@ -74,6 +74,19 @@ def trained(caches, tmp_path_factory):
     return run
 
 
+@pytest.mark.parametrize("name", ["cavp", "timechat", "audiomae"])
+def test_encoders_in_bfloat16(name):
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 255, (1, 8, 3, 224, 224), np.uint8)
+    waveform = random.standard_normal((1, 160_000), np.float32)
+    inputs = {"cavp": (frames,), "timechat": (frames, np.arange(8) / 4), "audiomae": (waveform,)}[name]
+    ours, theirs = (
+        load_encoder(name, preset=TINY, device=device, precision="bfloat16").encode(*inputs).cpu()
+        for device in (NAME, "cpu")
+    )
+    assert relative(ours, theirs) < 5e-3
+
+
 @pytest.mark.parametrize("stage", list(STAGES))
 def test_extraction(caches, stage):
     stores, counts = caches
@@ -110,6 +123,14 @@ def test_training_validation_checkpoint_and_resume(tmp_path, kind):
         torch.testing.assert_close(states[NAME][name], tensor, atol=1e-4, rtol=1e-3)
 
 
+def test_training_in_bfloat16(tmp_path):
+    store = write_cache(tmp_path / "cache", clips=12)
+    losses = {
+        device: fit(store, tmp_path / device, device, "training.mixed_precision=bf16").metrics for device in DEVICES
+    }
+    assert losses[NAME]["validation_free_running"] == pytest.approx(losses["cpu"]["validation_free_running"], rel=0.01)
+
+
 def test_a_split(caches, trained, clips, tmp_path):
     chosen = clips.clips[1:]
     for device in DEVICES:
@@ -136,7 +157,7 @@ def test_a_long_video_with_candidates_and_noisy_steps(trained, tmp_path):
     assert relative(made[NAME].waveform, made["cpu"].waveform) < 1e-3
 
 
-def test_no_part_needs_float64(trained):
+def test_no_part_needs_float64(trained, tmp_path):
     """Apple's MPS has none."""
     with no_float64():
         frames = np.zeros((1, 8, 3, 224, 224), np.uint8)
@@ -149,5 +170,6 @@ def test_no_part_needs_float64(trained):
         visual = {name: torch.cat([features] * 5, dim=1) for name, features in visual.items()}  # 8 of 40 frames
         sampler = load_sampler(preset_with("generation.scheduler=EulerDiscreteScheduler"), trained / "mapper", NAME)
         assert np.isfinite(sampler.generate(visual, [""], ["a"])).all()
+        fit(write_cache(tmp_path / "cache", clips=12), tmp_path / "run", NAME)
     theirs = load_encoder("audiomae", preset=TINY).encode(waveform)
     assert relative(heard.cpu(), theirs) < 1e-4

@@ -25,8 +25,9 @@ INPUTS = {
 
 
 @pytest.mark.parametrize("name", list(INPUTS))
-def test_an_encoded_batch(name):
-    encoder = load_encoder(name, preset=TINY, device=NAME)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_encoded_batch(name, precision):
+    encoder = load_encoder(name, preset=TINY, device=NAME, precision=precision)
     encoder.encode(*INPUTS[name])  # constants come to the device once
     with counting() as count:
         encoder.encode(*INPUTS[name])
