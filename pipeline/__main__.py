@@ -329,7 +329,7 @@ def weights(
     chosen = only.split(",") if only else []
     rows = weight_files(settings, chosen)
     if fetch_missing and any(not row.found for row in rows):
-        _check_licences(rows, accept)
+        _check_licences(rows, accept, preset)
         with transfers() as bar:
             tasks: dict[str, Any] = {}
 
@@ -353,7 +353,7 @@ def weights(
         )
 
 
-def _check_licences(rows, accepted: bool) -> None:  # type: ignore[no-untyped-def]
+def _check_licences(rows, accepted: bool, preset: str) -> None:  # type: ignore[no-untyped-def]
     """Show the licence of everything that is about to be fetched; raise unless they are accepted."""
     from pipeline.errors import WeightsError
 
@@ -367,7 +367,7 @@ def _check_licences(rows, accepted: bool) -> None:  # type: ignore[no-untyped-de
         total = sum(row.file.size_gb for row in rows if not row.found)
         raise WeightsError(
             f"about {total:.1f} GB would be fetched under these {len(by_licence)} licences of their authors: "
-            f'read them, then add --accept-licences (make weights ARGS="--accept-licences")'
+            f'read them, then add --accept-licences (make weights PRESET={preset} ARGS="--accept-licences")'
         )
 
 
