@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,12 +18,14 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ClipError, InputError
+from pipeline.decoding import Call, DecodePool
+from pipeline.errors import ClipError, InputError, MFMError
 from pipeline.folders import find_videos
 from pipeline.lists import SPLIT_NAMES, ListedClip, read_clips, read_names
-from pipeline.media import VIDEO_SUFFIXES, probe
+from pipeline.media import VIDEO_SUFFIXES, MediaInfo, probe
 from pipeline.names import clip_name, id_fault, ids_of_files, parse_clip_name, short_repr
 from pipeline.writing import write_bytes
+from presets.config import MediaConfig
 
 SPLITS = ("train", "validation", "test")
 
@@ -191,30 +192,33 @@ def read_manifest(path: str | Path) -> Manifest:
 # --- files -----------------------------------------------------------------------------------
 
 
-def probe_clip(clip: Clip) -> Clip:
-    """Fill the media columns, or the status and reason why they cannot be."""
-    path = Path(clip.path)
+def _probed(clip: Clip, found: MediaInfo | MFMError) -> Clip:
+    """The clip with its media columns, or with the status and the reason why they cannot be filled."""
+    if isinstance(found, MFMError):
+        kind = found.kind if isinstance(found, ClipError) else "unreadable"
+        return replace(clip, status=kind, reason=found.message if isinstance(found, ClipError) else str(found))
     try:
-        info = probe(path)
-        stat = path.stat()
-    except ClipError as error:
-        return replace(clip, status=error.kind, reason=error.message)
-    except Exception as error:  # one file must never end the job: whatever it broke is its fault
-        return replace(clip, status="unreadable", reason=f"{path}: {getattr(error, 'strerror', None) or error}")
+        stat = Path(clip.path).stat()
+    except OSError as error:
+        return replace(clip, status="unreadable", reason=f"{clip.path}: {error.strerror}")
     return replace(
         clip,
-        **asdict(info),
+        **asdict(found),
         bytes=stat.st_size,
         file_fingerprint=f"{stat.st_size}-{stat.st_mtime_ns}",
         status="ok",
-        reason="" if info.has_audio else "no audio stream",
+        reason="" if found.has_audio else "no audio stream",
     )
 
 
-def probe_clips(clips: Sequence[Clip], workers: int = 8) -> list[Clip]:
-    """Probe each file once, several at a time (headers only: it is waiting for the disk that costs)."""
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(probe_clip, clips))
+def probe_clips(clips: Sequence[Clip], workers: int = 8, seconds: float = 60.0) -> list[Clip]:
+    """Probe each file once, in workers that are killed after ``seconds`` with one file.
+
+    Several at a time: it is mostly headers, and waiting for the disk is what costs.
+    """
+    calls = [Call(probe, (clip.path,), path=clip.path) for clip in clips]
+    with DecodePool(MediaConfig(), min(workers, 1 + len(clips) // 8), seconds) as pool:
+        return [_probed(clip, found) for clip, found in zip(clips, pool.map(calls), strict=True)]
 
 
 # --- builders ---------------------------------------------------------------------------------

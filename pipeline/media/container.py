@@ -38,11 +38,14 @@ class MediaInfo:
 
 
 def check_file(path: Path) -> None:
-    """Raise :class:`ClipError` ``missing_file`` or ``empty_file``."""
-    if not path.is_file():
-        raise ClipError("missing_file", f"{path} does not exist")
-    if path.stat().st_size == 0:
-        raise ClipError("empty_file", f"{path} has no bytes")
+    """Raise :class:`ClipError` ``missing_file``, ``empty_file`` or, for one that may not be read, ``unreadable``."""
+    try:
+        if not path.is_file():
+            raise ClipError("missing_file", f"{path} does not exist")
+        if path.stat().st_size == 0:
+            raise ClipError("empty_file", f"{path} has no bytes")
+    except (OSError, ValueError) as error:
+        raise ClipError("unreadable", f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def open_container(path: Path) -> Any:

@@ -138,6 +138,7 @@ class _Decoder:
         self.key_frames: list[float] = []
         self._damage: list[tuple[float, float]] = []
         self.last_error = ""
+        self.reached = np.inf  # end of the last frame that came out
 
     def _decoded(self) -> Iterator[Any]:
         key_frame_seen = self.begin is None
@@ -165,15 +166,22 @@ class _Decoder:
             yield from self.stream.codec_context.decode(None)
 
     def note(self, time: float, error: str, end: float = np.inf) -> None:
-        """Damage that begins here, and ends there or at the next key frame."""
+        """Damage that begins here, or after the last frame that came out, and ends there or at the next key frame."""
         if self.strict:
             raise _Elsewhere
         self.last_error = error
-        self._damage.append((time, end))
+        self._damage.append((min(time, self.reached), end))
 
     @property
     def damage(self) -> list[tuple[float, float]]:
-        return [(begin, min([end, *(time for time in self.key_frames if time > begin)])) for begin, end in self._damage]
+        merged: list[tuple[float, float]] = []
+        for begin, least in sorted(self._damage):
+            end = min([least, *(time for time in self.key_frames if time > begin)])
+            if merged and begin <= merged[-1][1]:
+                begin, end = merged[-1][0], max(merged[-1][1], end)
+                merged.pop()
+            merged.append((begin, end))
+        return merged
 
     def damaged(self, time: float) -> bool:
         return bool(self._damage) and any(begin <= time < end for begin, end in self.damage)
@@ -244,6 +252,7 @@ def _read(container: Any, path: Path, config: MediaConfig, start: float, begin: 
         _check_time(path, window, stamp, step, end, declared)
         window.put(frame, stamp)
         end = stamp + max(float(frame.duration * decoder.stream.time_base) if frame.duration else step, TIME_TOLERANCE)
+        decoder.reached = end
         if window.full:
             break
     if begin is not None and window.seen < settled and not window.full:
