@@ -41,6 +41,7 @@ def train(
                 bar.update(task, completed=done, total=total, note=note)
 
         outcome = trainer.fit(on_step)
+    trainer.close()
     if not main:
         return
     figures = {name: value for name, value in outcome.metrics.items() if name[-1] not in "12345678"}

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from pipeline.errors import WeightsError
 from pipeline.hub import hub_folder, is_hub_id
 from trainer.diffusion_mapper import DiffusionMapper
-from trainer.mapper import GPT2Mapper, Mapper, MapperSpec, check_weights, load_weights, read_spec
+from trainer.mapper import CONFIG, GPT2Mapper, Mapper, MapperSpec, check_weights, load_weights, read_spec
 
 MAPPERS: dict[str, Callable[[MapperSpec], Mapper]] = {"gpt2": GPT2Mapper, "diffusion": DiffusionMapper}
 
@@ -36,8 +37,11 @@ class MFMMapper:
         """
         folder = mapper_folder(source)
         spec = read_spec(folder)
-        with torch.device("meta"):
-            shapes = build_mapper(spec)
+        try:
+            with torch.device("meta"):
+                shapes = build_mapper(spec)
+        except WeightsError as error:
+            raise WeightsError(f"{folder / CONFIG} does not describe a mapper: {error}") from None
         check_weights(shapes, folder)
         mapper = build_mapper(spec)
         load_weights(mapper, folder)

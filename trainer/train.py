@@ -312,9 +312,14 @@ class Trainer:
             self.metrics.append(metrics)
             self.save()
         if self.epoch > before:
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
         latest = {key: value for key, value in (self.metrics or [{}])[-1].items() if key != "epoch"}
         return Outcome(before, self.epoch - before, time.monotonic() - started, latest, self.notes)
+
+    def close(self) -> None:
+        """Leave the group of processes: no trainer of this process works after it."""
+        self.accelerator.end_training()
 
     def _validate(self) -> dict[str, float | None]:
         """Every process computes the same figures on all validation clips: no collective to get wrong."""

@@ -1,4 +1,4 @@
-"""Training in real processes: two of them, interrupted, killed."""
+"""Training in a real process: interrupted, killed. Several at once: tests/trainer/test_processes.py."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny import TINY
-from tests.trainer.caches import comparable, write_cache
+from tests.trainer.caches import write_cache
 
 ROOT = Path(__file__).parents[2]
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -27,23 +27,6 @@ def arguments(cache, run, *assignments):
 
 def weights(run):
     return load_file(Path(run) / "mapper" / "model.safetensors")
-
-
-def test_two_processes_equal_one(tmp_path):
-    write_cache(tmp_path / "cache")
-    settings = ("training.epochs=3", "mapper.dropout=0.0", "training.global_batch=7", "mapper.layers=1")
-    one = [sys.executable, "-m", "trainer", *arguments(tmp_path / "cache", tmp_path / "one", *settings)]
-    two = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "trainer",
-        *arguments(tmp_path / "cache", tmp_path / "two", *settings),
-    ]  # fmt: skip
-    for command in (one, two):
-        result = subprocess.run(command, cwd=ROOT, env=QUIET, capture_output=True, text=True)
-        assert result.returncode == 0, result.stdout + result.stderr
-    other = comparable(weights(tmp_path / "two"))
-    for name, tensor in comparable(weights(tmp_path / "one")).items():
-        torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=1e-5)
 
 
 INTERRUPTED = ("training.epochs=15", "mapper.layers=1")
