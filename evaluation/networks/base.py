@@ -60,7 +60,7 @@ def check_network_files(kind: type[FeatureNetwork], folder: Path) -> dict[str, P
         lines = [f"  {paths[f.role]} from {f.source}, licence {f.licence}, {f.size_gb:g} GB" for f in missing]
         raise WeightsError(
             f"network '{kind.name}' needs weights that are not here (or features made elsewhere, "
-            f"{', '.join(kind.caches)}):\n" + "\n".join(lines)
+            f"{', '.join(kind.caches)}):\n" + "\n".join(lines) + "\n  make weights PRESET=paper fetches them"
         )
     return paths
 
