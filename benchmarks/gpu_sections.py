@@ -278,8 +278,8 @@ class Section:
 # What costs little comes first, so that its seconds go to what compiles.
 SECTIONS = {
     "predict": Section(predict, 40),
-    "cache": Section(cache, 30),
-    "parity": Section(parity, 120),
+    "cache": Section(cache, 40),
+    "parity": Section(parity, 110),
     "train": Section(train, 90),
     "generate": Section(generate, 110),
     "extract": Section(extract, 110),
