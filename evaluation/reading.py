@@ -19,6 +19,7 @@ from pipeline.errors import ClipError
 from presets import MediaConfig
 
 _WORTH_WORKERS = 32  # files: for fewer a worker's start costs more than it saves
+_PATIENCE = 5
 _IMPORT_SECONDS = 60.0  # more for a file: the first one of a worker waits for torch to be imported
 
 
@@ -54,6 +55,12 @@ def _attempt(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarray,
         return ClipError("unreadable", f"{path}: {type(error).__name__}: {error}")
 
 
+def _call(path: Path, reader: SoundInput | PictureInput, seconds: float) -> Call:
+    """Once more with more time where it took too long: a machine that is busy must not cost a clip."""
+    again = Call(read_in_worker, (path, reader), path=str(path), seconds=_PATIENCE * seconds)
+    return Call(read_in_worker, (path, reader), path=str(path), seconds=seconds, otherwise=again)
+
+
 @contextlib.contextmanager
 def read_ahead(
     paths: Sequence[Path], reader: SoundInput | PictureInput, how: Reading, ahead: int
@@ -61,8 +68,8 @@ def read_ahead(
     """The files' contents or :class:`ClipError`, in order, at most ``ahead`` of them before they are asked for."""
     with contextlib.ExitStack() as stack:
         if how.workers and len(paths) >= _WORTH_WORKERS:
-            pool = stack.enter_context(DecodePool(MediaConfig(), how.workers, how.timeout_seconds + _IMPORT_SECONDS))
-            calls = (Call(read_in_worker, (path, reader), path=str(path)) for path in paths)
+            pool = stack.enter_context(DecodePool(MediaConfig(), how.workers, how.timeout_seconds))
+            calls = (_call(path, reader, how.timeout_seconds + _IMPORT_SECONDS) for path in paths)
             items = stack.enter_context(contextlib.closing(prefetch(pool.map(calls), ahead)))
             stack.callback(pool.abandon)  # first of all: an interrupt does not wait for a file that hangs
         else:

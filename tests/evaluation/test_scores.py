@@ -1,5 +1,7 @@
 """Scores of features: in batches, from some files only, and one that fails beside others that do not."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,9 +10,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
 from evaluation import evaluate as module
 from evaluation import metrics, scores
+from evaluation.__main__ import app
 from evaluation.evaluate import Side, evaluate
 from evaluation.networks.clap import CLAP
 from evaluation.networks.synchformer import GlobalTransformer, Synchformer
@@ -204,6 +208,15 @@ def test_clap_score_is_the_cosine_that_transformers_gives(clap_folder, spoken):
         wanted.append(float(nn.functional.cosine_similarity(both.audio_embeds, both.text_embeds)))
     assert result.values["CLAP_score"] == pytest.approx(np.mean(wanted), abs=1e-5)
     assert result.matched == ["clip0", "clip1"]
+
+
+def test_clap_is_computed_where_its_weights_are(clap_folder, spoken):
+    """By the command as it stands, with the labels that were generated from as texts."""
+    settings = ["--preset", "paper", "--set", f"weights.folder={clap_folder.parent}", "--device", "cpu"]
+    result = CliRunner().invoke(app, ["--out", str(spoken), *settings])
+    assert result.exit_code == 0, result.output
+    assert "CLAP_score" in json.loads((spoken / "evaluation.json").read_text())["values"]
+    assert "not computed: FD_PaSST" in result.output
 
 
 def test_clap_is_not_computed_without_weights_or_texts(clap_folder, spoken):
