@@ -26,6 +26,7 @@ class CLAP(FeatureNetwork):
     """Waveforms (B, 384000) at 48 kHz -> unit vectors (B, D); texts likewise."""
 
     name = "clap"
+    # Not in presets/official.py: any such folder will do, and none is fetched.
     files = tuple(
         CheckpointFile(role, f"clap/{name}", _SOURCE, "Apache-2.0", size)
         for role, name, size in (
