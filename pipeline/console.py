@@ -33,6 +33,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import InputError
+from pipeline.writing import remove_own_temporaries
 
 # File names and labels are text, never markup: "Clip [official].mp4" stays as it is.
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -176,6 +177,7 @@ def command(function: F) -> F:
             print(f"error: {shown(error)}", file=sys.stderr)
             raise typer.Exit(code) from None
         except KeyboardInterrupt as error:
+            remove_own_temporaries()
             number = error.number if isinstance(error, Stopped) else signal.SIGINT
             name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
             print(f"interrupted{name}: what is complete stays; run the same command again to go on", file=sys.stderr)

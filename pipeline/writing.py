@@ -40,6 +40,8 @@ _REASONS = {
 _WRITING_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 _TEMPORARY = re.compile(r"^\.mfm-(?P<place>[0-9a-f]{12})-(?P<pid>\d+)-(?P<started>\d*)-[0-9a-f]{8}\.tmp(\.[^.]*)?$")
+# Names that this process gave out. What is there of them when a command is interrupted goes then.
+_own: set[Path] = set()
 # Of versions before this module: ``.clip.123.tmp.wav``, ``.shard-00000.h5.host.123.89abcdef.tmp``.
 _OLD_TEMPORARY = re.compile(r"^\..+\.\d+(\.[0-9a-f]{8})?\.tmp(\.[^.]+)?$")
 
@@ -53,7 +55,9 @@ def temporary_beside(path: str | Path) -> Path:
     path, worker = Path(path), this_worker()
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= 16 else ""
     token = uuid.uuid4().hex[:8]
-    return path.with_name(f".mfm-{worker.place}-{worker.pid}-{worker.started}-{token}.tmp{suffix}")
+    temporary = path.with_name(f".mfm-{worker.place}-{worker.pid}-{worker.started}-{token}.tmp{suffix}")
+    _own.add(temporary.absolute())
+    return temporary
 
 
 @contextmanager
@@ -84,6 +88,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+            _own.discard(temporary.absolute())
 
 
 def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
@@ -187,12 +192,27 @@ def remove_leftovers(*folders: str | Path) -> list[Path]:
             with suppress(OSError):
                 if alive or (alive is None and now is not None and now - _touched(path) < ABANDONED_SECONDS):
                     continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+                _remove(path)
                 removed.append(path)
     return removed
+
+
+def remove_own_temporaries() -> None:
+    """Remove what this process has begun and not finished, for the end of an interrupted command.
+
+    A signal can interrupt a ``finally``, too, so that each writer's own clearing up is not enough.
+    """
+    for path in list(_own):
+        with suppress(OSError):
+            _remove(path)
+        _own.discard(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _writer_alive(name: str) -> bool | None:
@@ -221,3 +241,4 @@ def file_system_time(folder: str | Path) -> float:
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
+            _own.discard(probe.absolute())

@@ -170,6 +170,7 @@ def test_signals_end_in_order(name, number, clean, tmp_path):
         result = work.run(kill_after=dice.uniform(0.3, 0.8) * seconds, signal_number=number)
         # Too early for its handler, in order, or done before.
         assert result.code in (128 + number, 0, -number), result.output
+        print(name, number.name, result.code)
         if result.code == 128 + number:
             assert "run the same command again" in result.output
             assert "Traceback" not in result.output

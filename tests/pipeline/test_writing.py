@@ -10,11 +10,13 @@ import time
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from pipeline import workers, writing
+from pipeline.console import command
 from pipeline.errors import ClipError, MFMError, WriteError
 from pipeline.manifest import Clip, make_manifest, write_manifest
 from pipeline.media_writing import write_video, write_wav
@@ -173,6 +175,22 @@ def test_what_a_killed_writer_leaves_goes_with_the_next_run(tmp_path):
         mine.write_bytes(b"")
         assert remove_leftovers(tmp_path, tmp_path / "no such folder") == [left]
     assert everything_in(tmp_path) == ["mine.wav"]
+
+
+def test_an_interrupted_command_leaves_nothing_even_if_its_clearing_up_was_interrupted(tmp_path):
+    folder = tmp_path / "checkpoint"
+
+    @command
+    def work():
+        temporary_beside(folder).mkdir()  # as a folder that is renamed when it is whole
+        (next(tmp_path.iterdir()) / "weights").write_text("half")
+        temporary_beside(tmp_path / "a.wav").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit):
+        work()
+    assert list(tmp_path.iterdir()) == []
+    assert not writing._own
 
 
 def test_of_other_containers_and_older_versions_only_the_abandoned_goes(tmp_path):
