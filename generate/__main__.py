@@ -50,13 +50,14 @@ def generate(
     from presets import load_preset
 
     quiet_libraries()
+    device = choose_device(device)
     settings = load_preset(preset, [*assignments, *([f"generation.seed={seed}"] if seed is not None else [])])
     if settings.note:
         out.print(f"note: {settings.note}")
     if video_codec not in VIDEO_CODECS:
         raise InputError(f"unknown video codec '{video_codec}': there are {', '.join(VIDEO_CODECS)}")
     if video is not None:
-        one_video(video, run, output, label, settings, choose_device(device), candidates, video_codec)
+        one_video(video, run, output, label, settings, device, candidates, video_codec)
         return
     from generate.records import video_of
     from generate.sampling import load_sampler
@@ -77,7 +78,7 @@ def generate(
     clips = choose_clips(listing, split)
     mine = clips[task::tasks]
     check_out(output, clips)
-    sampler = load_sampler(settings, run / "mapper", choose_device(device))
+    sampler = load_sampler(settings, run / "mapper", device)
     started = time.monotonic()
     with progress() as bar:
         bar_task = bar.add_task("generate", total=len(mine), note="")

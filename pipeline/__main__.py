@@ -105,6 +105,7 @@ def extract(
     """Cache the features of every clip, shard by shard; run again to go on where it stopped."""
     from pipeline.cache import open_store
     from pipeline.cluster import ExtractJob, array_slice, run_on_ray
+    from pipeline.encoders.base import check_precision
     from pipeline.errors import InputError, WriteError
     from pipeline.extract import parse_shards
     from pipeline.runtime import choose_device, quiet_libraries
@@ -112,6 +113,8 @@ def extract(
     from presets import load_preset
 
     quiet_libraries()
+    device = choose_device(device)
+    check_precision(precision)
     if executor not in ("local", "ray"):
         raise InputError(f"unknown executor '{executor}': there are local and ray")
     settings = load_preset(preset, assignments)
@@ -123,7 +126,7 @@ def extract(
     made = read_or_build_manifest(manifest, settings.cache.clips_per_shard)
     chosen = parse_shards(shards, made.shard_count)[task::tasks]
     options = {
-        "device": choose_device(device),
+        "device": device,
         "precision": precision,
         "compile_models": compile_models,
         "rebuild": rebuild,
