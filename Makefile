@@ -53,7 +53,7 @@ demo/clips: | $(INSTALLED)
 weights: $(INSTALLED) ## fetch the official files of PRESET=paper that are missing, after ARGS="--accept-licences"
 	$(BIN)/python -m pipeline weights --preset $(call quoted,PRESET) --download $(ARGS)
 
-extract: $(INSTALLED) $(filter demo/clips,$(MANIFEST)) ## MANIFEST (Parquet or a folder of videos) -> features in CACHE
+extract: $(INSTALLED) $(if $(subst demo/clips,,$(MANIFEST)),,demo/clips) ## MANIFEST (Parquet or a folder of videos) -> features in CACHE
 	$(BIN)/python -m pipeline extract --preset $(call quoted,PRESET) --manifest $(call quoted,MANIFEST) --cache $(call quoted,CACHE) \
 	  --stage $(STAGE) --shards $(SHARDS) --format $(FORMAT) --executor $(EXECUTOR) $(ARGS)
 

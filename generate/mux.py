@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from pipeline.errors import ClipError, InputError
+from pipeline.media.picture import display_matrix
 from pipeline.media_writing import MADE_BY, Sound, parts_of, read_wav_parts
 from pipeline.writing import replacing
 
@@ -218,9 +219,8 @@ class _Upright:
     """Turns and mirrors frames as their display matrix says: an encoder does not keep it."""
 
     def __init__(self, frame: Any):
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        a, b, _, c, d = np.frombuffer(bytes(matrix), "<i4")[:5] if matrix else (1, 0, 0, 0, 1)
-        self.turned = bool(abs(b) > abs(a))
+        a, b, c, d = display_matrix(frame) or (1, 0, 0, 1)
+        self.turned = abs(b) > abs(a)
         # The point (x, y) is shown at (a x + c y, b x + d y); transpose=0 brings it to (y, x).
         right, down = (c, b) if self.turned else (a, d)
         flips = (["hflip"] if right < 0 else []) + (["vflip"] if down < 0 else [])

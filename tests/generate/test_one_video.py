@@ -1,6 +1,9 @@
 """``python -m generate VIDEO`` in this process, on real files: what is written where, and what never is."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,6 +14,9 @@ from pipeline.errors import WriteError
 from pipeline.media_writing import read_wav
 from tests.generate.test_mux import make_picture, pictures, sound_of
 from tests.media_factory import make_media
+from tests.tiny import TINY
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +242,29 @@ def test_odd_names(generate, clip, tmp_path, monkeypatch, name):
     assert str(tmp_path / "out" / name) in generate(source, "-o", tmp_path / "out")
     assert pictures(tmp_path / "out" / name) == pictures(clip)
     assert sound_of(tmp_path / "out" / name) is not None
+
+
+_PEAK = """
+import sys
+from generate.__main__ import app
+app(sys.argv[1:], standalone_mode=False)
+print("peak", next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from Linux' /proc")
+def test_memory_does_not_grow_with_the_film(run_folder, tmp_path):
+    peaks = []
+    for seconds in (30, 600):
+        film = make_media(tmp_path / f"{seconds}.mp4", seconds=seconds, fps=2, audio=None, values=[99] * 2 * seconds)
+        words = ["-o", f"{tmp_path}/{seconds}.mkv", "--run", str(run_folder), "--preset", TINY, "--device", "cpu"]
+        result = subprocess.run(
+            [sys.executable, "-c", _PEAK, str(film), *words, "--set", "generation.steps=1"],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        peaks.append(int(result.stdout.split("peak ")[1]) / 1024)
+        assert len(read_wav(tmp_path / f"{seconds}.wav")[0]) == seconds * 16_000
+    print(f"peak memory: {peaks[0]:.0f} MiB for 30 s, {peaks[1]:.0f} MiB for 600 s")
+    assert peaks[1] - peaks[0] < 30  # the sound alone, as float32, would be 37 MiB

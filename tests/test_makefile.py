@@ -1,0 +1,38 @@
+"""Variables of the Makefile reach the commands as they are."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def words(target, **variables):
+    """What the shell would make of the command, by ``make -n``: nothing is run."""
+    assignments = [f"{name}={value.replace('$', '$$')}" for name, value in variables.items()]
+    result = subprocess.run(
+        ["make", "-n", "--no-print-directory", target, *assignments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    (command,) = [
+        line for line in result.stdout.replace("\\\n", " ").splitlines() if " -m " in line and "venv .venv" not in line
+    ]
+    return shlex.split(command)[3:]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("path", ["dir with spaces", "it's", "a;b & c", '"x"', "$HOME", "c(1).parquet", "b*", "-rf"])
+def test_paths_of_any_kind(path):
+    extract = words("extract", MANIFEST=path, CACHE=f"{path}/cache", PRESET=f"{path}.yaml", ARGS="--a b --c")
+    assert extract == [
+        "extract", "--preset", f"{path}.yaml", "--manifest", path, "--cache", f"{path}/cache",
+        "--stage", "all", "--shards", "all", "--format", "hdf5", "--executor", "local", "--a", "b", "--c",
+    ]  # fmt: skip
+    generate = words("generate", CACHE=path, RUN=path, OUT=path)
+    assert generate == ["--preset", "micro", "--cache", path, "--run", path, "--out", path, "--format", "hdf5"]
+    assert words("evaluate", OUT=path, REFERENCE=path) == ["--preset", "micro", "--out", path, "--reference", path]
+    assert words("train", CACHE=path, RUN=path)[2:6] == ["--cache", path, "--run", path]
+    assert words("status", CACHE=path)[:2] == ["status", path]
