@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from pipeline.errors import ClipError, InputError
+from pipeline.media.container import kind_of, open_container, origin_of, video_stream
 from pipeline.media.picture import display_matrix
 from pipeline.media_writing import MADE_BY, Sound, parts_of, read_wav_parts
 from pipeline.writing import replacing
@@ -50,10 +51,9 @@ def plan_picture(video: str | Path, suffix: str = ".mp4", codec: str = "auto") -
     if codec == "h264" and suffix == ".webm":
         raise InputError("a webm file holds no H.264: take .mp4, .mov or .mkv")
     with _source(video) as source:
-        stream = _picture(source, video)
-        context = stream.codec_context
-        name = context.codec.canonical_name if context is not None else "an unknown codec"
-        tag = context.codec_tag if context is not None and "mp4" in source.format.name.split(",") else ""
+        stream = video_stream(source, Path(video))
+        name = stream.codec_context.codec.canonical_name
+        tag = stream.codec_context.codec_tag if kind_of(source) == "mov" else ""
     tried = [suffix] if codec == "h264" else list(dict.fromkeys((suffix, ".mkv")))
     for wanted in tried if codec != "h264" or name == "h264" else ():
         for kept in dict.fromkeys((tag, "")) if CONTAINERS[wanted] in ("mp4", "mov") else ("",):
@@ -63,7 +63,7 @@ def plan_picture(video: str | Path, suffix: str = ".mp4", codec: str = "auto") -
     if codec == "h264":
         return Picture(suffix, encoded=True)
     fault = f"{name} cannot be copied into {' or '.join(tried)}"
-    if codec == "copy" or context is None:
+    if codec == "copy":
         raise ClipError("unreadable", f"{video}: {fault}; --video-codec h264 encodes it again")
     return Picture(tried[-1] if suffix == ".webm" else suffix, True, note=f"{fault}: it is encoded again as H.264")
 
@@ -89,7 +89,7 @@ def mux(
         if picture.suffix != suffix:
             raise ValueError(picture.note)
         with _source(video) as source, replacing(out) as temporary:
-            stream = _picture(source, video)
+            stream = video_stream(source, Path(video))
             with av.open(str(temporary.absolute()), "w", format=CONTAINERS[suffix]) as target:
                 target.metadata["comment"] = f"sound by {MADE_BY}"
                 if picture.encoded:
@@ -103,23 +103,12 @@ def mux(
 
 
 def _source(video: str | Path) -> Any:
-    try:
-        # An absolute path: FFmpeg takes what stands before a colon for a protocol.
-        return av.open(str(Path(video).absolute()), metadata_errors="ignore")
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise ClipError("unreadable", f"{video} is not a media file whose picture can be copied ({error})") from error
-
-
-def _picture(source: Any, video: str | Path) -> Any:
-    for stream in source.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    raise ClipError("no_video", f"{video} has no video stream")
+    return open_container(Path(video).absolute())  # FFmpeg takes what stands before a colon for a protocol
 
 
 def _origin(source: Any, stream: Any) -> int:
     """The container's start, to which the sound belongs, in the stream's time base."""
-    return round((source.start_time or 0) / av.time_base / stream.time_base)
+    return round(origin_of(source) / stream.time_base)
 
 
 def _takes(video: str | Path, container: str, tag: str) -> bool:
@@ -127,8 +116,8 @@ def _takes(video: str | Path, container: str, tag: str) -> bool:
     buffer = io.BytesIO()
     try:
         with _source(video) as source:
-            stream = _picture(source, video)
-            name = stream.codec_context.codec.canonical_name if stream.codec_context is not None else ""
+            stream = video_stream(source, Path(video))
+            name = stream.codec_context.codec.canonical_name
             if _shown_unknown(source, stream):
                 return False
             with av.open(buffer, "w", format=container) as target:
@@ -150,8 +139,8 @@ def _shown_unknown(source: Any, stream: Any) -> bool:
     (For MPEG-4 part 2 FFmpeg finds the times from the frames' own headers.)
     """
     context = stream.codec_context
-    reordered = context is not None and context.codec.canonical_name in ("h264", "hevc") and context.has_b_frames
-    return bool(source.format.name == "avi" and reordered)
+    reordered = context.codec.canonical_name in ("h264", "hevc") and context.has_b_frames
+    return bool(kind_of(source) == "avi" and reordered)
 
 
 def _copy_of(stream: Any, target: Any, tag: str) -> Any:
