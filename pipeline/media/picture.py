@@ -235,6 +235,7 @@ def _read(container: Any, path: Path, config: MediaConfig, start: float, begin: 
     # And where not every frame has a stamp of its own (MPEG-PS), the first ones are guesses.
     sure = window.targets[0] - (_GUESSED if kind_of(container) == "mpeg" else 0.0)
     end = 0.0
+    to_check: int | None = None
     for frame, stamp in decoder.timed():
         if stamp is None:
             if window.current is None:
@@ -242,19 +243,23 @@ def _read(container: Any, path: Path, config: MediaConfig, start: float, begin: 
             stamp = end
         if begin is not None and window.seen < settled and stamp > sure + TIME_TOLERANCE:
             raise _Elsewhere
-        if stamp > window.targets[-1] + 1.0 and window.current is not None:
-            window.until(stamp)
-            break
         if frame.is_corrupt:
             decoder.note(stamp, "a part of it is missing")
         if decoder.damaged(stamp):
+            if stamp > window.targets[-1] + _FAR and window.current is not None:
+                window.until(stamp)
+                break
             continue
         _check_time(path, window, stamp, step, end, declared)
+        gap = stamp - end
         window.put(frame, stamp)
         end = stamp + max(float(frame.duration * decoder.stream.time_base) if frame.duration else step, TIME_TOLERANCE)
         decoder.reached = end
         if window.full:
-            break
+            # A frame far behind the last one: where packets were lost, others can follow that belong before it.
+            to_check = _REORDERED if to_check is None and gap > _FAR else (to_check or 0) - 1
+            if to_check <= 0:
+                break
     if begin is not None and window.seen < settled and not window.full:
         raise _Elsewhere
     _check_damage(path, decoder, window)

@@ -99,7 +99,8 @@ def judge(path):
         for moment, image, shown in zip(start + clip.times, clip.frames, clip.shown, strict=True):
             if not shown:
                 continue
-            place = max(int(np.searchsorted(times, moment + 1e-3, side="right")) - 1, 0)
+            before = [place for place, time in enumerate(times) if time <= moment + 1e-3]
+            place = max(before, key=times.__getitem__, default=0)
             other = images[place]
             same = np.abs(image.astype(int) - other).mean() < 6
             ours, theirs = number_of(image), number_of(other)

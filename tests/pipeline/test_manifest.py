@@ -20,6 +20,7 @@ from pipeline.manifest import (
 )
 from pipeline.names import clip_name, parse_clip_name
 from tests.media_factory import make_media
+from tests.pipeline.hanging import hangs_on_bad
 
 youtube_ids = st.text("abcXYZ019_-", min_size=11, max_size=11)
 
@@ -254,3 +255,12 @@ def test_a_flipped_byte_is_found_or_changes_nothing(tmp_path):
         except InputError:
             found += 1
     assert found > 100
+
+
+def test_a_file_that_hangs_the_probe_is_named(tmp_path, monkeypatch):
+    good, bad = (make_media(tmp_path / f"{name}.mp4", seconds=1, audio=None) for name in ("good", "bad"))
+    monkeypatch.setattr("pipeline.manifest.probe", hangs_on_bad)
+    found = {clip.clip_id: clip for clip in probe_clips(clips_from_folder(tmp_path), seconds=4.0)}
+    assert (found["good"].status, found["bad"].status) == ("ok", "timeout")
+    assert str(bad) in found["bad"].reason
+    assert found["good"].path == str(good)
