@@ -204,8 +204,9 @@ def test_short_sounds_and_leftovers_are_named_or_ignored_and_never_scored(tmp_pa
         "world000000_000000 (generated)": "too_short",
         "world000001_000000 (generated)": "too_short",
     }
-    text = (tmp_path / "out" / "evaluation.md").read_text()
-    assert "world000001_000000.wav has 0.000 s of sound, 8 s are needed" in text
+    reason = found["excluded"]["world000001_000000 (generated)"]
+    assert "world000001_000000.wav has 0.000 s of sound, 8 s are needed" in reason
+    assert "8 s are needed" in (tmp_path / "out" / "evaluation.md").read_text()
 
 
 def test_a_second_reference_of_the_same_name_is_scored_with_its_own_features(tmp_path):
