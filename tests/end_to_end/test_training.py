@@ -29,7 +29,7 @@ def weights(run):
     return load_file(Path(run) / "mapper" / "model.safetensors")
 
 
-INTERRUPTED = ("training.epochs=15", "mapper.layers=1")
+INTERRUPTED = ("training.epochs=10", "mapper.layers=1")
 
 
 def train(cache, run):
