@@ -140,7 +140,7 @@ def run(folder, name, data, count):
     return counts, bad
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [3, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
 def test_random_damage(zoo, tmp_path, name, count):
     counts, bad = run(tmp_path, name, zoo(name).read_bytes(), count)
