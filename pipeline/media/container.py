@@ -132,6 +132,9 @@ class Packets:
                 packet = next(reader)
             except StopIteration:
                 break
+            except IndexError:  # a packet of a stream that was not there when the file was opened (MPEG-TS)
+                reader = self.container.demux(streams)
+                continue
             except av.error.FFmpegError:  # what follows cannot be read: to us the file ends here
                 break
             stamps = [stamp for stamp in (packet.pts, packet.dts) if stamp is not None]

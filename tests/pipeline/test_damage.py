@@ -54,6 +54,9 @@ def read_from_the_start(path):
                 packet = next(demuxed)
             except (StopIteration, av.error.FFmpegError):
                 break
+            except IndexError:  # of a stream that appears later
+                demuxed = container.demux(stream)
+                continue
             if packet.size == 0:
                 continue
             packet.opaque = [packet.dts]
@@ -71,7 +74,10 @@ def read_from_the_start(path):
             images.append(resize_frame(frame.to_ndarray(format="rgb24"), 64))
         if container.format.name == "avi":
             times.sort()
-        return [float(time * stream.time_base) - origin for time in times], images
+        last = origin
+        for place, time in enumerate(times):  # a frame without a time comes right after the last one
+            last = times[place] = last + 0.1 if time is None else float(time * stream.time_base)
+        return [time - origin for time in times], images
 
 
 def number_of(image):
