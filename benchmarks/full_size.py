@@ -20,7 +20,8 @@ import torch
 from diffusers import AudioLDM2Pipeline
 
 from benchmarks.common import peak_memory_gb, write_result
-from generate.audioldm2 import AudioLDM2, Conditioning, _build, load_audioldm2
+from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
+from generate.components import build_components
 from generate.schedulers import build_scheduler
 from pipeline.runtime import quiet_libraries
 from presets import load_preset
@@ -28,7 +29,7 @@ from presets import load_preset
 
 def save_components(folder: Path) -> None:
     """Every component of the published sizes, as ``cvssp/audioldm2`` lays them out."""
-    parts, negative = _build(load_preset("paper", ["weights.source=seeded"]))
+    parts, negative = build_components(load_preset("paper", ["weights.source=seeded"]))
     for name in ("unet", "vae", "vocoder", "scheduler"):
         parts[name].save_pretrained(folder / name)
     parts["flan_t5"].model.save_pretrained(folder / "text_encoder_2")

@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 
 from evaluation.evaluate import METRICS, Result
-from pipeline.media_writing import replacing
 from pipeline.names import as_markdown
+from pipeline.writing import replacing
 
 _HERE = Path(__file__).parent
 _LISTED = 20

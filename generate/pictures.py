@@ -15,7 +15,7 @@ import torch
 
 from pipeline.console import shown
 from pipeline.encoders.audiomae import KaldiFilterBank
-from pipeline.media_writing import replacing
+from pipeline.writing import replacing
 
 _BINS = 128
 

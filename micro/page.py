@@ -16,7 +16,8 @@ from evaluation.networks.micro import MicroClassifier
 from manifests.scene import SECONDS, Scene
 from micro.study import scene
 from pipeline.errors import InputError
-from pipeline.media_writing import read_wav, replacing
+from pipeline.media_writing import read_wav
+from pipeline.writing import replacing
 
 _WIDTH, _ROW, _LEFT = 900, 26, 110  # of the time line, pixels
 _STEPS = 80  # of a loudness curve

@@ -19,7 +19,7 @@ from evaluation.events import CAP_SECONDS, TOLERANCE_SECONDS, compare_onsets, fi
 from evaluation.metrics import frechet_distance
 from evaluation.networks.micro import MicroClassifier
 from micro.study import CEILING, LABEL, ORACLE, SHUFFLED, TRUTH, VARIANTS, Study, load_sound, load_tokens, scene
-from pipeline.media_writing import replacing
+from pipeline.writing import replacing
 from trainer.data import TARGET
 
 _LEVEL_TIMES = (np.arange(40) + 0.5) / 4

@@ -12,7 +12,7 @@ from diffusers import AudioLDM2ProjectionModel
 from torch import Tensor, nn
 from transformers import ClapTextConfig, ClapTextModelWithProjection, GPT2Config, GPT2Model
 
-from generate.audioldm2 import TOKENS, NegativeEncoder
+from generate.components import TOKENS, NegativeEncoder
 from micro.data import LABELS, classes, rows_of
 from micro.fit import Fit
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer

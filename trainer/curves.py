@@ -12,7 +12,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from pipeline.media_writing import replacing
+from pipeline.writing import replacing
 
 
 def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:

@@ -6,7 +6,8 @@ from transformers import ClapConfig, ClapModel, ClapTextModelWithProjection
 
 from benchmarks.full_size import difference, diffusers_waveform
 from generate.attention import KeyReuse
-from generate.audioldm2 import Conditioning, load_audioldm2, run_language_model
+from generate.audioldm2 import Conditioning, load_audioldm2
+from generate.components import run_language_model
 from generate.schedulers import build_scheduler
 from pipeline.errors import InputError, WeightsError
 from presets import PresetError, load_preset
