@@ -98,6 +98,11 @@ def generate(
         "generate",
         {
             "clips": f"{len(result.done)} made, {len(result.skipped)} already there, {len(result.failed)} failed",
+            **(
+                {"made again": f"{_some(result.changed)}: of another video, label or features"}
+                if result.changed
+                else {}
+            ),
             **{f"failed {clip_id}": reason for clip_id, reason in list(result.failed.items())[:NAMED]},
             "seconds": f"{time.monotonic() - started:.1f}",
             **({"notes": f"{len(result.notes)} clips, in made.parquet; {first}"} if first else {}),
@@ -113,6 +118,10 @@ def generate(
             f"{len(result.failed)} of {len(mine)} clips could not be generated ({named}); "
             f"{output / 'made.parquet'} has every clip and its reason"
         )
+
+
+def _some(ids: list[str], most: int = 3) -> str:
+    return f"{len(ids)} ({', '.join(ids[:most])}{', ...' if ids[most:] else ''})"
 
 
 def one_video(

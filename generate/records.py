@@ -28,12 +28,16 @@ _COLUMNS = ("clip_id", "label", "split", "wav", "video", "reason", "note")
 
 @dataclass
 class Outcome:
-    """``failed``: clip id -> reason. ``notes``: clip id -> what is to be said of a clip that was made."""
+    """``failed``: clip id -> reason. ``notes``: clip id -> what is to be said of a clip that was made.
+
+    ``changed``: those whose sound was there, made from another video, label or other features.
+    """
 
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
 
 
 @contextmanager

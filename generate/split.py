@@ -2,7 +2,7 @@
 
 OUT/wav/<clip id>.wav (10 s), OUT/wav_8s (the crop that evaluation reads), OUT/mp4 (mkv where the codec asks for it),
 OUT/png, OUT/truth, OUT/report.html, OUT/made.parquet (every clip, made or not, and why) and OUT/settings.json.
-The wav is written last: a clip that has it is complete.
+The wav is written last: a clip that has it is complete, unless its video, label or features are others by now.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from generate.mux import Picture, mux, plan_picture
+from generate.origins import Origin
 from generate.outputs import check_folder, check_not_inputs
 from generate.pictures import draw_clip
 from generate.records import VIDEO_SUFFIXES, Outcome, prepare_folder, write_records
@@ -25,7 +26,7 @@ from pipeline.manifest import Clip, Manifest
 from pipeline.media import DecodedClip, is_silent
 from pipeline.media_writing import write_wav
 from pipeline.names import id_fault
-from pipeline.writing import remove_leftovers
+from pipeline.writing import remove_leftovers, write_error
 
 EVALUATION_SECONDS = 8  # paper section 4.2
 _FILES = (("wav", (".wav",)), ("wav_8s", (".wav",)), ("mp4", VIDEO_SUFFIXES), ("png", (".png",)), ("truth", (".wav",)))
@@ -89,15 +90,26 @@ def generate_split(
     take_cached_labels(sampler, store)
     outcome = Outcome()
     rows = {clip_id: row for row, clip_id in enumerate(joined.clip_ids)}
+
+    def origin(clip: Clip) -> Origin:
+        return Origin.of(clip, {name: joined.arrays[name][rows[clip.clip_id]] for name in sampler.encoders})
+
     todo: list[Clip] = []
     for clip in clips:
         if fault := id_fault(clip.clip_id):
             outcome.failed[clip.clip_id] = f"its id cannot be the name of a file: {fault}"
-        elif (out / "wav" / f"{clip.clip_id}.wav").is_file():
-            outcome.skipped.append(clip.clip_id)
         elif clip.clip_id not in rows:
-            outcome.failed[clip.clip_id] = joined.left_out.get(clip.clip_id, "no cached visual features")
+            if _wav(out, clip).is_file():
+                outcome.skipped.append(clip.clip_id)
+            else:
+                outcome.failed[clip.clip_id] = joined.left_out.get(clip.clip_id, "no cached visual features")
+        elif not _wav(out, clip).is_file():
+            todo.append(clip)
+        elif origin(clip).made(_wav(out, clip)):
+            outcome.skipped.append(clip.clip_id)
         else:
+            remove_clip(out, clip)
+            outcome.changed.append(clip.clip_id)
             todo.append(clip)
     on_clip(len(clips) - len(todo), "")
     size = sampler.preset.generation.batch
@@ -108,7 +120,7 @@ def generate_split(
             try:
                 if isinstance(made, Exception):
                     raise made
-                if note := write_clip(sampler, clip, made, out, video_codec):
+                if note := write_clip(sampler, clip, made, out, video_codec, origin(clip).to_text()):
                     outcome.notes[clip.clip_id] = note
                 outcome.done.append(clip.clip_id)
             except ClipError as error:
@@ -152,8 +164,30 @@ def take_cached_labels(sampler: Sampler, store: Store) -> None:
         sampler.audioldm2.remember_labels(content.clip_ids, content.features, content.arrays["lengths"])
 
 
-def write_clip(sampler: Sampler, clip: Clip, waveform: np.ndarray, out: Path, video_codec: str = "auto") -> str:
+def _wav(out: Path, clip: Clip) -> Path:
+    return out / "wav" / f"{clip.clip_id}.wav"
+
+
+def remove_clip(out: Path, clip: Clip) -> None:
+    """Remove all files of one clip, the wav first: without it, the others are not taken for complete."""
+    for folder, suffixes in _FILES:
+        for suffix in suffixes:
+            _remove(out / folder / f"{clip.clip_id}{suffix}")
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_clip(
+    sampler: Sampler, clip: Clip, waveform: np.ndarray, out: Path, video_codec: str = "auto", origin: str = ""
+) -> str:
     """All files of one clip, the wav last; returns what is to be said of its video, if anything.
+
+    ``origin``: what it was made from (:class:`Origin`), kept in the wav.
 
     A picture that gets into no container costs the clip its video, not its sound. Raises :class:`ClipError` for a
     video that cannot be decoded and for sound that is none, :class:`WriteError` if ``out`` cannot be written.
@@ -171,8 +205,10 @@ def write_clip(sampler: Sampler, clip: Clip, waveform: np.ndarray, out: Path, vi
     draw_clip(out / "png" / f"{clip.clip_id}.png", title, decoded.frames, waveform, truth, media.seconds)
     if truth is not None:
         write_wav(out / "truth" / f"{clip.clip_id}.wav", truth, media.sample_rate)
+    else:  # a killed run may have left that of another file
+        _remove(out / "truth" / f"{clip.clip_id}.wav")
     write_wav(out / "wav_8s" / f"{clip.clip_id}.wav", waveform[: EVALUATION_SECONDS * rate], rate)
-    write_wav(out / "wav" / f"{clip.clip_id}.wav", waveform, rate)
+    write_wav(_wav(out, clip), waveform, rate, origin)
     return note
 
 

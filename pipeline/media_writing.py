@@ -31,10 +31,11 @@ def to_16_bit(waveform: np.ndarray) -> np.ndarray:
     return np.round(np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2")
 
 
-def write_wav(path: str | Path, waveform: Sound, sample_rate: int) -> None:
+def write_wav(path: str | Path, waveform: Sound, sample_rate: int, comment: str = "") -> None:
     """Write float (samples,) in [-1, 1], or its parts one after the other, as 16-bit mono with our name in it.
 
-    Raises ValueError for NaN or Inf, :class:`pipeline.errors.WriteError` if the file cannot be written.
+    ``comment``: one line that :func:`wav_comment` gives back. Raises ValueError for NaN or Inf,
+    :class:`pipeline.errors.WriteError` if the file cannot be written.
     """
     with replacing(path) as temporary:
         with wave.open(str(temporary), "wb") as file:
@@ -43,14 +44,43 @@ def write_wav(path: str | Path, waveform: Sound, sample_rate: int) -> None:
             file.setframerate(sample_rate)
             for part in parts_of(waveform):
                 file.writeframes(to_16_bit(part).tobytes())
-        with temporary.open("rb+") as raw:  # RIFF's own place for the name of the software
-            name = f"{MADE_BY}\0".encode()
-            name += b"\0" * (len(name) % 2)
+        with temporary.open("rb+") as raw:  # RIFF's own places for the name of the software and a comment
+            fields = _riff_field(b"ISFT", MADE_BY) + (_riff_field(b"ICMT", comment) if comment else b"")
             raw.seek(0, 2)
-            raw.write(struct.pack("<4sI4s4sI", b"LIST", 12 + len(name), b"INFO", b"ISFT", len(name)) + name)
+            raw.write(struct.pack("<4sI4s", b"LIST", 4 + len(fields), b"INFO") + fields)
             size = raw.tell() - 8
             raw.seek(4)
             raw.write(struct.pack("<I", size))
+
+
+def _riff_field(name: bytes, text: str) -> bytes:
+    data = f"{text}\0".encode()
+    data += b"\0" * (len(data) % 2)
+    return struct.pack("<4sI", name, len(data)) + data
+
+
+def wav_comment(path: str | Path) -> str:
+    """The ``comment`` of :func:`write_wav`; empty where there is none, or no wav that can be read."""
+    try:
+        with Path(path).open("rb") as file:
+            if file.read(4) != b"RIFF" or file.read(8)[4:] != b"WAVE":
+                return ""
+            while len(head := file.read(8)) == 8:
+                name, size = struct.unpack("<4sI", head)
+                if name != b"LIST":
+                    file.seek(size + size % 2, 1)
+                elif file.read(4) == b"INFO":
+                    end = file.tell() + size - 4
+                    while file.tell() < end and len(head := file.read(8)) == 8:
+                        name, size = struct.unpack("<4sI", head)
+                        if name == b"ICMT":
+                            return file.read(min(size, 65536)).partition(b"\0")[0].decode(errors="replace")
+                        file.seek(size + size % 2, 1)
+                else:
+                    file.seek(size - 4 + size % 2, 1)
+    except OSError:
+        pass
+    return ""
 
 
 def write_flac(path: str | Path, waveform: Sound, sample_rate: int) -> None:

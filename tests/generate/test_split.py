@@ -20,7 +20,7 @@ from generate.split import generate_split
 from pipeline.cache import open_store
 from pipeline.errors import CacheError, WriteError
 from pipeline.manifest import Clip
-from pipeline.media_writing import read_wav, write_wav
+from pipeline.media_writing import read_wav, wav_comment, write_wav
 from presets import load_preset
 from tests.generate.test_mux import make_picture, pictures
 from tests.media_factory import make_media
@@ -370,3 +370,43 @@ def test_a_batch_that_fails_is_tried_clip_by_clip(sampler):
     with pytest.raises(Exception, match=r"generation\.batch.*2 GiB") as caught:
         _generate(sampler, clips, features)
     assert caught.value.exit_code == 8
+
+
+def test_what_was_made_of_something_else_is_made_again(generate, make_cache, clip, tmp_path):
+    """A video replaced in place by one without sound, and another label: no old sound or truth is taken for theirs."""
+    folder, out = tmp_path / "media", tmp_path / "out"
+    folder.mkdir()
+    videos = {name: folder / f"{name}.mp4" for name in ("kept", "replaced", "relabelled")}
+    for path in videos.values():
+        path.write_bytes(clip.read_bytes())
+    labels = dict.fromkeys(videos, "dog")
+    cache = make_cache(tmp_path / "cache", {name: (path, labels[name]) for name, path in videos.items()})
+    assert "3 made" in generate("--cache", cache, "--out", out)
+    before = {path: path.read_bytes() for path in out.rglob("*.wav")}
+    os.utime(videos["kept"])  # copied about: its content is the same
+    make_media(videos["replaced"], seconds=1, audio=False)
+    cache = make_cache(
+        tmp_path / "cache2", {name: (path, "cat" if name == "relabelled" else "dog") for name, path in videos.items()}
+    )
+    text = generate("--cache", cache, "--out", out)
+    assert "2 made, 1 already there" in text
+    assert "made again" in text
+    assert not (out / "truth" / "replaced.wav").exists()
+    after = {path: path.read_bytes() for path in out.rglob("*.wav")}
+    assert {path.stem for path in after if after[path] != before[path]} >= {"relabelled"}
+    assert all(after[path] == before[path] for path in after if path.stem == "kept")
+    assert "0 made, 3 already there" in generate("--cache", cache, "--out", out)
+    videos["kept"].unlink()  # gone: its sound stays right
+    assert "0 made, 3 already there" in generate("--cache", cache, "--out", out)
+
+
+@pytest.mark.parametrize("text", ["", '{"conditions": "x", "video": ""}', "[1]", "é" * 999])
+def test_the_comment_of_a_wav(tmp_path, text):
+    path = tmp_path / "a.wav"
+    write_wav(path, np.zeros(101, np.float32), 16_000, text)
+    assert wav_comment(path) == text
+    assert len(read_wav(path)[0]) == 101
+    with av.open(str(path)) as file:
+        assert file.metadata.get("comment", "") == text
+    path.write_bytes(path.read_bytes()[:60])
+    assert wav_comment(path) == "" == wav_comment(tmp_path / "none.wav")
