@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +13,10 @@ from pipeline.manifest import clips_from_folder, make_manifest
 from pipeline.report import verify
 from pipeline.stages import STAGES
 from presets import load_preset
-from tests.commands import run_here
-from tests.end_to_end.test_line import run
+from tests.commands import ROOT, run_here
 from tests.media_factory import make_media
 from tests.tiny import TINY
 
-ROOT = Path(__file__).parents[2]
 SMALL = ("--preset", TINY, "--set", "cache.clips_per_shard=2", "--set", "cache.decode_workers=1")
 
 
@@ -36,7 +33,7 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(videos, tmp_path_factory):
     cache = tmp_path_factory.mktemp("reference")
-    run("pipeline", "extract", "--manifest", videos, "--cache", cache, *SMALL)
+    run_here("pipeline", "extract", "--manifest", videos, "--cache", cache, *SMALL)
     return open_store(cache)
 
 
@@ -72,33 +69,33 @@ def test_array_slices_in_any_order_and_twice(videos, reference, tmp_path):
 
 def test_webdataset_cache_is_the_same_and_trains(videos, reference, tmp_path):
     tar = tmp_path / "tar"
-    run("pipeline", "extract", "--manifest", videos, "--cache", tar, "--format", "webdataset", *SMALL)
+    run_here("pipeline", "extract", "--manifest", videos, "--cache", tar, "--format", "webdataset", *SMALL)
     store = open_store(tar, "webdataset")
     assert_same_cache(store, reference)
     back = open_store(tmp_path / "back")
     convert(store, back)
     assert_same_cache(back, reference)
-    run(
+    run_here(
         "trainer", "--cache", tar, "--format", "webdataset", "--run", tmp_path / "run", "--set", "training.epochs=1"
     )  # fmt: skip
-    text = run("pipeline", "status", tar, "--format", "webdataset")
+    text = run_here("pipeline", "status", tar, "--format", "webdataset")
     assert "6 done" in text
     assert "left" in text
-    text = run("pipeline", "join", tar, "--format", "webdataset")
+    text = run_here("pipeline", "join", tar, "--format", "webdataset")
     assert "1 unreadable (cavp)" in text
 
 
 def test_verify_inspect_and_convert_commands(videos, reference, tmp_path):
     cache = tmp_path / "cache"
-    run("pipeline", "convert", reference.root, cache, "--to", "webdataset")
-    assert "wrong" in run("pipeline", "verify", cache, "--format", "webdataset")
+    run_here("pipeline", "convert", reference.root, cache, "--to", "webdataset")
+    assert "wrong" in run_here("pipeline", "verify", cache, "--format", "webdataset")
     shard = cache / "cavp" / "shard-00005.tar"
-    text = run("pipeline", "inspect", shard)
+    text = run_here("pipeline", "inspect", shard)
     assert "unreadable" in text
     assert '"weights"' in text
     shard.write_bytes(shard.read_bytes()[:3000])
-    assert "shard-00005.tar" in run("pipeline", "verify", cache, "--format", "webdataset", code=6)
-    assert "damaged" in run("pipeline", "inspect", shard, code=6)
+    assert "shard-00005.tar" in run_here("pipeline", "verify", cache, "--format", "webdataset", code=6)
+    assert "damaged" in run_here("pipeline", "inspect", shard, code=6)
 
 
 def test_full_disk_stops_with_one_message(videos, tmp_path):

@@ -16,10 +16,12 @@ from generate.pictures import log_mel
 from manifests.scene import SAMPLE_RATE
 from manifests.world import make_scene, render_frames, render_waveform
 from pipeline.media_writing import read_wav, write_video
-from tests.end_to_end.test_line import FAST, ROOT, run
+from tests.commands import ROOT, run_here
 from tests.generate.test_mux import packets
 from tests.media_factory import make_media
 from tests.tiny import TINY
+
+FAST = ("--set", "generation.steps=3")
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +30,13 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     for number in range(6):
         make_media(folder / "clips" / ("train" if number < 2 else "test") / "tone" / f"clip{number}.mp4")
-    run("pipeline", "extract", "--manifest", folder / "clips", "--cache", folder / "cache")
-    run("trainer", "--cache", folder / "cache", "--run", folder / "run", "--set", "training.epochs=1")
+    run_here("pipeline", "extract", "--manifest", folder / "clips", "--cache", folder / "cache")
+    run_here("trainer", "--cache", folder / "cache", "--run", folder / "run", "--set", "training.epochs=1")
     return folder
 
 
 def split(folder, out, *more, code=0):
-    return run(
+    return run_here(
         "generate", "--cache", folder / "cache", "--run", folder / "run", "-o", out, *FAST,
         "--set", "generation.batch=1", *more, code=code,
     )  # fmt: skip
@@ -116,8 +118,7 @@ def test_a_video_of_25_seconds(trained, tmp_path):
     sound = np.concatenate([render_waveform(scene) for scene in scenes])[: 25 * SAMPLE_RATE]
     source = tmp_path / "film.mp4"
     write_video(source, frames, 12, sound, SAMPLE_RATE)
-    run("generate", source, "--label", "rain falling", "--run", trained / "run", "-o", tmp_path / "out.mp4", *FAST)
-    run("generate", source, "--label", "rain falling", "--run", trained / "run", "-o", tmp_path / "out.wav", *FAST)
+    run_here("generate", source, "--label", "rain falling", "--run", trained / "run", "-o", tmp_path / "out.mp4", *FAST)
     waveform, rate = read_wav(tmp_path / "out.wav")
     assert abs(len(waveform) / rate - 25) <= 1 / 12
     assert packets(source) == packets(tmp_path / "out.mp4")
@@ -140,20 +141,20 @@ def test_a_video_of_25_seconds(trained, tmp_path):
 def test_candidates_keep_the_best_and_seeds_differ(trained, tmp_path):
     source = make_media(tmp_path / "clip.mp4", seconds=4)
     arguments = ("generate", source, "--run", trained / "run", *FAST)
-    text = run(*arguments, "-o", tmp_path / "best.wav", "--candidates", 3, "--seed", 5)
+    text = run_here(*arguments, "-o", tmp_path / "best.wav", "--candidates", 3, "--seed", 5)
     best = int(text.split("best of")[1].split("seed ")[1].split(",")[0])
     assert best in (5, 6, 7)
-    run(*arguments, "-o", tmp_path / "one.wav", "--seed", best)
-    run(*arguments, "-o", tmp_path / "other.wav", "--seed", best + 1)
+    run_here(*arguments, "-o", tmp_path / "one.wav", "--seed", best)
+    run_here(*arguments, "-o", tmp_path / "other.wav", "--seed", best + 1)
     files = {name: (tmp_path / f"{name}.wav").read_bytes() for name in ("best", "one", "other")}
     assert files["best"] == files["one"]
     assert files["other"] != files["one"]
     assert len(read_wav(tmp_path / "one.wav")[0]) == 4 * SAMPLE_RATE
-    assert "at least one" in run(*arguments, "-o", tmp_path / "x.wav", "--candidates", 0, code=4)
+    assert "at least one" in run_here(*arguments, "-o", tmp_path / "x.wav", "--candidates", 0, code=4)
 
 
 def test_a_mapper_of_another_preset(trained, tmp_path):
-    text = run(
+    text = run_here(
         "generate", make_media(tmp_path / "clip.mp4", seconds=2), "--run", trained / "run", "-o", tmp_path / "x.wav",
         "--set", "encoders.audiomae.width=64", code=5,
     )  # fmt: skip

@@ -1,41 +1,20 @@
-"""The real commands, in their own processes, on real encoded media."""
+"""The real commands on real encoded media: the whole line in processes of their own, what is asked of it here."""
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
 from pipeline.media_writing import read_wav
+from tests.commands import run, run_here
 from tests.generate.test_mux import packets
 from tests.media_factory import make_media
 from tests.tiny import TINY
 
-ROOT = Path(__file__).parents[2]
-
-
-def run(*arguments, code=0, cwd=ROOT):
-    """Run ``python -m ...``, on the tiny preset unless another is named; the exit code must be ``code``.
-
-    Returns stdout + stderr.
-    """
-    takes_preset = arguments[0] in ("trainer", "generate") or arguments[:2] == ("pipeline", "extract")
-    if takes_preset and "--preset" not in arguments:
-        arguments = (*arguments, "--preset", TINY)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "300"}
-    result = subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True
-    )
-    text = result.stdout + result.stderr
-    assert result.returncode == code, f"exit {result.returncode}, wanted {code}:\n{text}"
-    assert "Traceback" not in text
-    return text
+FAST = ("--set", "generation.steps=3")
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +31,6 @@ def line(tmp_path_factory):
     run("trainer", "--cache", folder / "cache", "--run", folder / "run", "--set", "training.epochs=2")
     text = run("generate", "--cache", folder / "cache", "--run", folder / "run", "-o", folder / "out", *FAST)
     return folder, text
-
-
-FAST = ("--set", "generation.steps=3")
 
 
 def tree(folder):
@@ -88,13 +64,13 @@ def test_files_that_play(line):
 def test_running_everything_again_changes_nothing(line):
     folder, _ = line
     before = tree(folder)
-    assert "1 made, 0 already there" in run("manifests", "--out", folder / "clips2", "--clips", 1)
+    assert "1 made, 0 already there" in run_here("manifests", "--out", folder / "clips2", "--clips", 1)
     shutil.rmtree(folder / "clips2")
-    text = run("pipeline", "extract", "--manifest", folder / "clips", "--cache", folder / "cache")
+    text = run_here("pipeline", "extract", "--manifest", folder / "clips", "--cache", folder / "cache")
     assert "0 made, 4 already there" in text
-    text = run("trainer", "--cache", folder / "cache", "--run", folder / "run", "--set", "training.epochs=2")
+    text = run_here("trainer", "--cache", folder / "cache", "--run", folder / "run", "--set", "training.epochs=2")
     assert "0 now, 2 before" in text
-    text = run("generate", "--cache", folder / "cache", "--run", folder / "run", "-o", folder / "out", *FAST)
+    text = run_here("generate", "--cache", folder / "cache", "--run", folder / "run", "-o", folder / "out", *FAST)
     assert "0 made, 2 already there" in text
     after = tree(folder)
     changed = {name for name in before | after if before.get(name) != after.get(name)}
@@ -104,7 +80,7 @@ def test_running_everything_again_changes_nothing(line):
 def test_one_video_with_and_without_sound(line, tmp_path):
     folder, _ = line
     source = make_media(tmp_path / "mute.mp4", audio=None)
-    run("generate", source, "--label", "dog barking", "--run", folder / "run", "-o", tmp_path / "out.mp4", *FAST)
+    run_here("generate", source, "--label", "dog barking", "--run", folder / "run", "-o", tmp_path / "out.mp4", *FAST)
     assert packets(source) == packets(tmp_path / "out.mp4")
     run("generate", source, "--run", folder / "run", "-o", tmp_path / "out.wav", *FAST)
     assert len(read_wav(tmp_path / "out.wav")[0]) == 160_000
@@ -114,16 +90,16 @@ def test_clip_without_sound_is_recorded_and_generated(line, tmp_path):
     folder, _ = line
     make_media(tmp_path / "videos" / "test" / "mute.mp4", audio=None)
     make_media(tmp_path / "videos" / "train" / "good.mp4")
-    text = run("pipeline", "extract", "--manifest", tmp_path / "videos", "--cache", tmp_path / "cache")
+    text = run_here("pipeline", "extract", "--manifest", tmp_path / "videos", "--cache", tmp_path / "cache")
     assert "1 audiomae: no_audio" in text
-    text = run("generate", "--cache", tmp_path / "cache", "--run", folder / "run", "-o", tmp_path / "out", *FAST)
+    text = run_here("generate", "--cache", tmp_path / "cache", "--run", folder / "run", "-o", tmp_path / "out", *FAST)
     assert "1 made" in text
     assert (tmp_path / "out/wav/mute.wav").is_file()
 
 
 class TestBadInput:
     def test_folder_without_videos(self, tmp_path):
-        text = run("pipeline", "extract", "--manifest", tmp_path, "--cache", tmp_path / "c", code=4)
+        text = run_here("pipeline", "extract", "--manifest", tmp_path, "--cache", tmp_path / "c", code=4)
         assert "holds no videos" in text
 
     def test_missing_manifest(self, tmp_path):
@@ -137,7 +113,7 @@ class TestBadInput:
         path = tmp_path / "clip.mp4"
         if content is not None:
             path.write_text(content)
-        text = run("generate", path, "--run", line[0] / "run", "-o", tmp_path / "o.mp4", *FAST, code=4)
+        text = run_here("generate", path, "--run", line[0] / "run", "-o", tmp_path / "o.mp4", *FAST, code=4)
         assert word in text
         assert "clip.mp4" in text
         assert not (tmp_path / "o.mp4").exists()
@@ -146,29 +122,31 @@ class TestBadInput:
         (tmp_path / "v").mkdir()
         (tmp_path / "v" / "text.mp4").write_text("not a video")
         (tmp_path / "v" / "empty.mp4").write_text("")
-        text = run("pipeline", "extract", "--manifest", tmp_path / "v", "--cache", tmp_path / "c", code=7)
+        text = run_here("pipeline", "extract", "--manifest", tmp_path / "v", "--cache", tmp_path / "c", code=7)
         assert "text.mp4" in text
         assert "empty.mp4" in text
         assert "2 of 2 clips" in text
 
     def test_unknown_preset_and_field(self, tmp_path):
         arguments = ("pipeline", "extract", "--manifest", tmp_path, "--cache", tmp_path / "c")
-        assert "there are micro, paper" in run(*arguments, "--preset", "nano", code=3)
-        assert "training.epoch" in run(*arguments, "--set", "training.epoch=1", code=3)
+        assert "there are micro, paper" in run_here(*arguments, "--preset", "nano", code=3)
+        assert "training.epoch" in run_here(*arguments, "--set", "training.epoch=1", code=3)
 
     def test_cache_of_other_weights(self, line, tmp_path):
         folder, _ = line
         other = ("--set", "weights.seed=8")
         arguments = ("pipeline", "extract", "--manifest", folder / "clips", "--cache", folder / "cache")
-        assert "made by another weights" in run(*arguments, *other, code=6)
-        run("pipeline", "extract", "--manifest", folder / "clips", "--cache", tmp_path / "c", *other)
-        text = run("generate", "--cache", tmp_path / "c", "--run", folder / "run", "-o", tmp_path / "o", *FAST, code=6)
+        assert "made by another weights" in run_here(*arguments, *other, code=6)
+        run_here("pipeline", "extract", "--manifest", folder / "clips", "--cache", tmp_path / "c", *other)
+        text = run_here(
+            "generate", "--cache", tmp_path / "c", "--run", folder / "run", "-o", tmp_path / "o", *FAST, code=6
+        )
         assert "the mapper was trained on features of another kind than these (weights of cavp: " in text
         assert not (tmp_path / "o").exists()
 
     def test_paper_preset_without_weights(self, tmp_path):
         make_media(tmp_path / "v" / "a.mp4", seconds=1)
-        text = run(
+        text = run_here(
             "pipeline", "extract", "--preset", "paper", "--manifest", tmp_path / "v", "--cache", tmp_path / "c",
             "--set", f"weights.folder={tmp_path / 'w'}", code=5,
         )  # fmt: skip
@@ -177,16 +155,16 @@ class TestBadInput:
         assert not (tmp_path / "c").exists()
 
     def test_training_without_a_cache_and_generating_without_a_run(self, line, tmp_path):
-        text = run("trainer", "--cache", tmp_path / "c", "--run", tmp_path / "r", code=6)
+        text = run_here("trainer", "--cache", tmp_path / "c", "--run", tmp_path / "r", code=6)
         assert "run make extract STAGE=cavp first" in text
-        text = run("generate", "--cache", line[0] / "cache", "--run", tmp_path / "r", "-o", tmp_path / "o", code=5)
+        text = run_here("generate", "--cache", line[0] / "cache", "--run", tmp_path / "r", "-o", tmp_path / "o", code=5)
         assert "no trained mapper" in text
 
 
 def test_manifest_command(tmp_path):
     make_media(tmp_path / "v" / "abcdefghijk_000030.mp4", seconds=1)
     (tmp_path / "vggsound.csv").write_text('abcdefghijk,30,"dog, barking",test\nzzzzzzzzzzz,1,cat,train\n')
-    text = run(
+    text = run_here(
         "pipeline", "manifest", "--vggsound", tmp_path / "vggsound.csv", "--videos", tmp_path / "v",
         "--out", tmp_path / "m.parquet",
     )  # fmt: skip
@@ -203,10 +181,10 @@ def test_reports_are_json(line):
 
 
 def test_weights_command(tmp_path):
-    text = run("pipeline", "weights", "--preset", "paper", "--set", f"weights.folder={tmp_path}", code=5)
+    text = run_here("pipeline", "weights", "--preset", "paper", "--set", f"weights.folder={tmp_path}", code=5)
     assert text.count("MISSING") >= 13
     assert "CC BY-NC-SA 4.0" in text
-    assert "needs no files" in run("pipeline", "weights", "--preset", TINY)
-    text = run("pipeline", "weights", "--preset", "micro")
+    assert "needs no files" in run_here("pipeline", "weights", "--preset", TINY)
+    text = run_here("pipeline", "weights", "--preset", "micro")
     assert "unet" in text
     assert "needs no other files" in text

@@ -3,7 +3,7 @@
 import csv
 import random
 
-from tests.end_to_end.test_line import run
+from tests.commands import run_here
 
 
 def test_visualsound_list_of_published_size(tmp_path):
@@ -22,7 +22,7 @@ def test_visualsound_list_of_published_size(tmp_path):
     held_out = [row for row in rows if row[3] == "train"][:8_357]
     names = [f"{name}_{start * 1000}_{start * 1000 + 10_000}" for name, start, _, _ in held_out]
     (tmp_path / "validation.txt").write_text("\n".join(names) + "\n")
-    text = run(
+    text = run_here(
         "pipeline", "manifest", "--visualsound", table, "--validation", tmp_path / "validation.txt",
         "--out", tmp_path / "m.parquet", "--preset", "paper",
     )  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 
 from micro.study import VARIANTS
 from micro.study_report import write_report
-from tests.end_to_end.test_line import run
+from tests.commands import run
 
 SMALL = ("--clips", 72, "--seeds", 1, "--per-class", 1, "--set", "training.epochs=2", "--set", "generation.steps=2")
 

@@ -16,6 +16,8 @@ from tests.tiny import TINY
 def cavp_state():
     return official_state("cavp")
 
+SHALLOW = {"vit_layers": 2, "frame_qformer_layers": 2, "video_qformer_layers": 2}
+
 
 def load_cavp(path):
     return load_encoder("cavp", checkpoints={"cavp": path})
@@ -74,7 +76,7 @@ def test_file_of_the_wrong_model(official_files):
         "timechat": official_files / "eva_vit_g.pth",
     }
     with pytest.raises(WeightsError, match=r"timechat_7b\.pth holds none of the keys that 'vit'"):
-        load_encoder("timechat", checkpoints=swapped)
+        load_encoder("timechat", checkpoints=swapped, config=SHALLOW)
 
 
 def test_timechat_names_what_is_missing(tmp_path, official_files):
@@ -88,9 +90,8 @@ def test_timechat_names_what_is_missing(tmp_path, official_files):
         "qformer": official_files / "instruct_blip_vicuna7b_trimmed.pth",
         "timechat": tmp_path / "timechat_7b.pth",
     }
-    shallow = {"vit_layers": 2, "frame_qformer_layers": 2, "video_qformer_layers": 2}
     with pytest.raises(WeightsError) as caught:
-        load_encoder("timechat", checkpoints=paths, config=shallow)
+        load_encoder("timechat", checkpoints=paths, config=SHALLOW)
     assert "missing (1)" in str(caught.value)
     assert "unexpected (1)" in str(caught.value)
     assert "crossattention.self.query.bias_" in str(caught.value)
@@ -106,8 +107,7 @@ def test_later_files_override_earlier_ones_and_short_tables_are_stretched(tmp_pa
         "qformer": official_files / "instruct_blip_vicuna7b_trimmed.pth",
         "timechat": tmp_path / "timechat_7b.pth",
     }
-    shallow = {"vit_layers": 2, "frame_qformer_layers": 2, "video_qformer_layers": 2}
-    encoder = load_encoder("timechat", checkpoints=paths, config=shallow)
+    encoder = load_encoder("timechat", checkpoints=paths, config=SHALLOW)
     assert torch.equal(encoder.query_tokens, torch.full((1, 32, 768), 3.0))
     table = encoder.video_frame_position_embedding.weight[:, 0]
     assert torch.equal(table, torch.arange(32.0).repeat_interleave(3))
