@@ -11,12 +11,12 @@ from presets import load_preset
 from tests.recipe import official_state
 from tests.tiny import TINY
 
+SHALLOW = {"vit_layers": 2, "frame_qformer_layers": 2, "video_qformer_layers": 2}
+
 
 @pytest.fixture(scope="module")
 def cavp_state():
     return official_state("cavp")
-
-SHALLOW = {"vit_layers": 2, "frame_qformer_layers": 2, "video_qformer_layers": 2}
 
 
 def load_cavp(path):
