@@ -14,6 +14,7 @@ from evaluation.pictures import PictureInput
 from evaluation.sounds import SoundInput
 from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state, sha256_file
 from pipeline.errors import WeightsError
+from presets.official import OFFICIAL_FILES
 
 
 class FeatureNetwork(nn.Module, ABC):
@@ -58,9 +59,11 @@ def check_network_files(kind: type[FeatureNetwork], folder: Path) -> dict[str, P
     missing = [file for file in kind.files if not paths[file.role].is_file()]
     if missing:
         lines = [f"  {paths[f.role]} from {f.source}, licence {f.licence}, {f.size_gb:g} GB" for f in missing]
+        if kind.name in OFFICIAL_FILES:
+            lines.append("  make weights PRESET=paper fetches them into weights/, where --preset paper looks")
         raise WeightsError(
             f"network '{kind.name}' needs weights that are not here (or features made elsewhere, "
-            f"{', '.join(kind.caches)}):\n" + "\n".join(lines) + "\n  make weights PRESET=paper fetches them"
+            f"{', '.join(kind.caches)}):\n" + "\n".join(lines)
         )
     return paths
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.networks import load_network
+from evaluation.networks import NETWORKS, load_network
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.networks.synchformer import DividedAttention
 from evaluation.networks.vggish import VGGish
@@ -17,6 +17,13 @@ def test_a_file_that_is_not_the_official_one_is_named(tmp_path):
     torch.save(weights, tmp_path / "vggish-10086976.pth")
     with pytest.raises(WeightsError, match=r"(?s)missing.*unexpected.*stranger"):
         load_network(VGGish, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "fetched"), [("panns", True), ("imagebind", True), ("clap", False), ("micro", False)])
+def test_the_download_is_offered_only_for_what_it_fetches(tmp_path, name, fetched):
+    with pytest.raises(WeightsError, match="licence") as raised:
+        load_network(NETWORKS[name], tmp_path)
+    assert ("make weights PRESET=paper" in str(raised.value)) == fetched
 
 
 def test_a_mel_spectrogram_finds_a_tone_where_it_is():
