@@ -79,16 +79,11 @@ def _root(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def kl_per_clip(generated_logits: np.ndarray, reference_logits: np.ndarray) -> np.ndarray:
-    """KL(reference || generated) of the softmax of logits, (N, classes) each, a value a clip: (N,)."""
+    """KL(reference || generated) of the softmax of logits, (N, classes) each, a value a clip: (N,); 0 is best."""
     generated, reference = _matched(("generated logits", generated_logits), ("reference logits", reference_logits))
     p, log_p = softmax(reference.astype(np.float64), axis=1), log_softmax(reference.astype(np.float64), axis=1)
     log_q = log_softmax(generated.astype(np.float64), axis=1)
     return (p * (log_p - log_q)).sum(axis=1)
-
-
-def kl_divergence(generated_logits: np.ndarray, reference_logits: np.ndarray) -> float:
-    """Mean of :func:`kl_per_clip` over pairs of clips; 0 is best."""
-    return float(kl_per_clip(generated_logits, reference_logits).mean())
 
 
 def inception_score(logits: np.ndarray) -> tuple[float, float]:
@@ -116,13 +111,8 @@ def cosine_per_clip(video: np.ndarray, audio: np.ndarray) -> np.ndarray:
     return (video * audio).sum(axis=1) / np.maximum(norms, 1e-8)
 
 
-def imagebind_score(video: np.ndarray, audio: np.ndarray) -> float:
-    """Mean cosine of ImageBind embeddings, in [-1, 1]; the paper's table shows it times 100. Higher is better."""
-    return float(cosine_per_clip(video, audio).mean())
-
-
 def desync_per_clip(logits: np.ndarray) -> np.ndarray:
-    """|offset| in seconds that Synchformer finds in each clip, (N,).
+    """|offset| in seconds that Synchformer finds in each clip, (N,); 0 is best.
 
     Logits (N, 2, 21): of the clip's first and last 14 segments, over :data:`DESYNC_OFFSETS`; or (N, 21).
     """
@@ -131,8 +121,3 @@ def desync_per_clip(logits: np.ndarray) -> np.ndarray:
         raise InputError(f"Synchformer logits have shape {logits.shape}: (clips, 2, {len(DESYNC_OFFSETS)}) is needed")
     _matrix("Synchformer logits", logits.reshape(-1, logits.shape[-1]))
     return np.abs(DESYNC_OFFSETS[logits.argmax(axis=-1)]).reshape(len(logits), -1).mean(axis=1)
-
-
-def desync(logits: np.ndarray) -> float:
-    """Mean of :func:`desync_per_clip`; 0 is best."""
-    return float(desync_per_clip(logits).mean())

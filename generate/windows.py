@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -45,8 +45,3 @@ def joined(windows: Iterable[tuple[int, np.ndarray]], samples: int) -> Iterator[
     yield held[: max(samples - begin, 0)]
     if (lacking := samples - begin - len(held)) > 0:
         yield np.zeros(lacking, np.float32)
-
-
-def join_windows(waveforms: Sequence[np.ndarray], starts: Sequence[int], samples: int) -> np.ndarray:
-    """Windows (n,) that start at these samples -> (samples,); see :func:`joined`."""
-    return np.concatenate(list(joined(zip(starts, waveforms, strict=True), samples)))
