@@ -1,4 +1,4 @@
-"""Training in a real process: interrupted, killed. Several at once: tests/trainer/test_processes.py."""
+"""Training in a real process, interrupted or killed, and resumed. Several at once: tests/trainer/test_processes.py."""
 
 import os
 import signal
@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.commands import ROOT, run_here
 from tests.tiny import TINY
 from tests.trainer.caches import write_cache
 
-ROOT = Path(__file__).parents[2]
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -33,10 +33,13 @@ INTERRUPTED = ("training.epochs=10", "mapper.layers=1")
 
 
 def train(cache, run):
-    command = [sys.executable, "-m", "trainer", *arguments(cache, run, *INTERRUPTED)]
-    result = subprocess.run(command, cwd=ROOT, env=QUIET, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    """In this process, with one thread as the interrupted one: sums of more threads differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run_here("trainer", *arguments(cache, run, *INTERRUPTED))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
