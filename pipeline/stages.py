@@ -8,16 +8,16 @@ import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
-from pipeline.encoders import ENCODERS, check_files, load_encoder, official_paths
-from pipeline.encoders.base import Encoder, Precision
 from pipeline.errors import WeightsError
 from pipeline.media import DecodedClip
 from presets import Preset
+
+if TYPE_CHECKING:  # loading torch and transformers takes seconds; what only names the stages does without
+    from pipeline.encoders.base import Encoder, Precision
 
 # Raised by hand when the meaning of cached numbers changes: shards of another version do not mix.
 CACHE_VERSION = 1
@@ -37,6 +37,8 @@ class Stage:
     gpus: float = 1
 
     def load(self, preset: Preset, device: str, precision: Precision, compile_models: bool = False) -> Encoder:
+        from pipeline.encoders import load_encoder
+
         return load_encoder(self.name, preset=preset, device=device, precision=precision, compile=compile_models)
 
     def config(self, preset: Preset, precision: str) -> dict[str, Any]:
@@ -52,6 +54,8 @@ class Stage:
 
     def encode(self, encoder: Any, clips: Sequence[DecodedClip]) -> np.ndarray:
         """Features of a batch of clips, float32 (B, T, D)."""
+        import torch
+
         if self.reads == "waveform":
             waveforms = torch.from_numpy(np.stack([clip.waveform for clip in clips if clip.waveform is not None]))
             return encoder.encode(waveforms).cpu().numpy()
@@ -76,6 +80,8 @@ def check_weights(preset: Preset, names: Sequence[str]) -> None:
     """Raise one :class:`WeightsError` that lists every official file missing for these encoders."""
     if preset.weights.source != "official":
         return
+    from pipeline.encoders import ENCODERS, check_files, official_paths
+
     problems = []
     for name in names:
         try:

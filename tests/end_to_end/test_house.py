@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_imports_point_one_way(package):
         if package == "trainer":
             encoders = {n for n in imports(path) if n.startswith("pipeline.encoders")}
             assert encoders <= {"pipeline.encoders.checkpoints"}, f"{path}: the trainer knows nothing of encoders"
+
+
+def test_looking_at_a_cache_loads_no_torch():
+    """What ``make status`` imports: a look at a cache answers at once."""
+    script = "import sys, pipeline.report, pipeline.stages, pipeline.cache; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said == "False\n"
 
 
 def test_make_alone_lists_every_target():
