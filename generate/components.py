@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from generate.mel import GriffinLim
+from pipeline.attention import MEMORY
 from pipeline.encoders import load_encoder
 from pipeline.encoders.base import fill_official
 from pipeline.encoders.checkpoints import sha256_file, sha256_state
@@ -78,7 +79,7 @@ def run_language_model(model: GPT2Model, inputs: Tensor, mask: Tensor, steps: in
     """Feed GPT-2's own last state back, keys and values kept: (B, S, D) -> (B, steps, D)."""
     memory, outputs = DynamicCache(), []
     for _ in range(steps):
-        hidden = model(inputs_embeds=inputs, attention_mask=mask, past_key_values=memory).last_hidden_state
+        hidden = model(inputs_embeds=inputs, attention_mask=mask, **{MEMORY: memory}).last_hidden_state
         inputs = hidden[:, -1:]
         outputs.append(inputs)
         mask = nn.functional.pad(mask, (0, 1), value=1)

@@ -33,6 +33,7 @@ from pipeline.encoders.audiomae import normalise_waveform
 from pipeline.manifest import Manifest, clips_from_folder, make_manifest, probe_clips, read_manifest, write_manifest
 from pipeline.media import decode_clip
 from pipeline.media_writing import read_wav, write_wav
+from pipeline.writing import write_text
 from presets import Preset, load_preset
 from trainer.data import TARGET
 from trainer.registry import MFMMapper
@@ -257,7 +258,7 @@ def run(study: Study, workers: int, note: Callable[[str], None]) -> dict[str, An
         for done, _ in enumerate(_spread(tasks, workers), 1):
             note(f"{done} of {len(tasks)} {title}")
     results = measure(study, load_classifier(study.preset), time.monotonic() - started)
-    (study.folder / "results.json").write_text(json.dumps(results, indent=1))
+    write_text(study.folder / "results.json", json.dumps(results, indent=1))
     write_report(results, study.folder)
     return results
 

@@ -1,7 +1,7 @@
 """MFM-Mapper: fused visual features -> 8 pooled AudioMAE vectors, autoregressively (paper section 3.4).
 
 The interface of every mapper is :class:`Mapper`; a new one is one file and one line in
-:func:`trainer.registry.build_mapper`.
+:data:`trainer.registry.MAPPERS`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import DynamicCache, GPT2Config, GPT2Model
 
-from pipeline.attention import UNPADDED
+from pipeline.attention import MEMORY, UNPADDED
 from pipeline.errors import WeightsError
 from pipeline.writing import make_folder, write_text
 from presets.config import MapperConfig
@@ -222,7 +222,7 @@ class GPT2Mapper(Mapper):
         outputs: list[Tensor] = []
         memory = DynamicCache() if cached else None
         for _ in range(steps):
-            result = self.gpt2(inputs_embeds=inputs, past_key_values=memory, use_cache=cached)
+            result = self.gpt2(inputs_embeds=inputs, use_cache=cached, **{MEMORY: memory})
             outputs.append(result.last_hidden_state[:, -1:])
             inputs = outputs[-1] if cached else torch.cat([inputs, outputs[-1]], dim=1)
         return torch.cat(outputs, dim=1).float()

@@ -108,6 +108,7 @@ def test_negative_text_features_are_clap_s_own(model):
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_cached_language_model_equals_the_uncached_loop(model):
     language_model = model.load_negative_branch().language_model.eval()
     inputs, mask = torch.randn(1, 9, 96), torch.ones(1, 9, dtype=torch.long)

@@ -65,6 +65,7 @@ def test_teacher_forced_equals_free_running_on_its_own_outputs(mapper, batch):
     torch.testing.assert_close(mapper.teacher_forced(visual, predicted), predicted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_cached_prediction_equals_uncached(mapper, batch):
     visual, _ = batch
     torch.testing.assert_close(mapper.predict(visual), mapper.predict(visual, cached=False), atol=1e-5, rtol=1e-5)
