@@ -70,6 +70,7 @@ def evaluate(
     from evaluation.report import columns, table, title, write_report
     from evaluation.texts import read_texts
     from pipeline.errors import InputError
+    from pipeline.outputs import check_folder
     from pipeline.runtime import quiet_libraries
     from presets import load_preset
 
@@ -77,6 +78,7 @@ def evaluate(
     settings = load_preset(preset, assignments)
     if not output.is_dir():
         raise InputError(f"{output} is not a folder: make generate writes one, or give a folder of wav files")
+    check_folder(output)
     generated = next((output / name for name in ("wav_8s", "wav") if (output / name).is_dir()), output)
     reference = reference or output / "truth"
     if not reference.is_dir():
@@ -138,17 +140,22 @@ def filter_clips(
 
     Needs ImageBind's weights: no small network knows what fits in real videos.
     """
-    from evaluation.similarity import filter_manifest, write_filtered
+    from evaluation.similarity import beside, filter_manifest, write_filtered
     from pipeline.manifest import clips_from_folder, make_manifest, probe_clips, read_manifest
+    from pipeline.outputs import check_output
     from pipeline.runtime import quiet_libraries
     from presets import load_preset
 
     quiet_libraries()
     settings = load_preset(preset, assignments)
+    for path in (out_path, beside(out_path)):
+        check_output(path, [manifest])
     if manifest.is_dir():
         made = make_manifest(probe_clips(clips_from_folder(manifest)), settings.cache.clips_per_shard)
     else:
         made = read_manifest(manifest)
+    for path in (out_path, beside(out_path)):
+        check_output(path, [Path(clip.path) for clip in made.clips if clip.path])
     folder = cache or out_path.with_suffix(".features")
     with progress() as bar:
         work = _work(settings, device, workers, batch, bar)

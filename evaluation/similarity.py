@@ -82,13 +82,17 @@ def _counter(work: Work, video: bool, total: int) -> Callable[[int], None]:
     return count
 
 
+def beside(path: str | Path) -> Path:
+    """The file of the clips that do not pass: ``mine-fit.left_out.parquet`` for ``mine-fit.parquet``."""
+    return Path(path).with_suffix(f".left_out{Path(path).suffix}")
+
+
 def write_filtered(found: Filtered, path: str | Path) -> Path:
     """A manifest of what passes, and beside it ``*.left_out.parquet`` of what does not; both with the scores.
 
     Returns the second path.
     """
-    path = Path(path)
-    others = path.with_suffix(f".left_out{path.suffix}")
+    path, others = Path(path), beside(path)
     for target, clips in ((others, found.left_out), (path, found.kept.clips)):
         rows = [{**asdict(clip), COLUMN: found.scores.get(clip.clip_id)} for clip in clips]
         table = pa.Table.from_pylist(rows, schema=SCHEMA.append(pa.field(COLUMN, pa.float64())))

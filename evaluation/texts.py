@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
+from pipeline.lists import read_text
 
 _IDS, _TEXTS = ("clip_id", "id", "name"), ("caption", "text", "label")
 
@@ -25,13 +27,13 @@ def read_texts(path: str | Path) -> dict[str, str]:
         if path.suffix == ".parquet":
             rows = pq.read_table(path).to_pylist()
         else:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError, csv.Error) as error:
+            text = io.StringIO(read_text(path).text, newline="")
+            rows = list(csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","))
+    except (pa.ArrowException, OSError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table of texts ({error})") from error
     names = list(rows[0]) if rows else []
-    clip = next((name for name in _IDS if name in names), None)
-    text = next((name for name in _TEXTS if name in names), None)
-    if clip is None or text is None:
+    clip_column = next((name for name in _IDS if name in names), None)
+    text_column = next((name for name in _TEXTS if name in names), None)
+    if clip_column is None or text_column is None:
         raise InputError(f"{path} needs a column of {', '.join(_IDS)} and one of {', '.join(_TEXTS)}")
-    return {str(row[clip]): str(row[text]) for row in rows if row[text]}
+    return {str(row[clip_column]): str(row[text_column]) for row in rows if row[clip_column] and row[text_column]}

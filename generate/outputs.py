@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from generate.mux import CONTAINERS, Picture, plan_picture
 from pipeline.decoding import killable
 from pipeline.errors import WriteError
 from pipeline.media_writing import MADE_BY
+from pipeline.outputs import check_output
 from pipeline.writing import write_error
 
 SOUND_SUFFIXES = (".wav", ".flac")
@@ -71,29 +71,6 @@ def plan_output(video: Path, asked: Path, codec: str = "auto", seconds: float = 
     return output
 
 
-def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
-    """Raise :class:`WriteError` if a file cannot be written at ``path``, or one of ``inputs`` is there."""
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        there = None
-    except OSError as error:
-        raise write_error(path, error) from error
-    if there is not None:
-        if stat.S_ISDIR(there.st_mode):
-            raise write_error(path, OSError(errno.EISDIR, ""))
-        if not stat.S_ISREG(there.st_mode):
-            raise WriteError(f"cannot write {path}: it is a device or a pipe, no file. To go on: choose another path")
-        for given in inputs:
-            with suppress(OSError):
-                if os.path.samestat(there, given.stat()):
-                    raise WriteError(
-                        f"cannot write {path}: it is the input {given} itself, which is never written over. "
-                        f"To go on: choose another path"
-                    )
-    check_folder(path.parent)
-
-
 def check_not_inputs(out: Path, names: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raise :class:`WriteError` if one of the files to be written, directly in folders of ``out``, is an input."""
     names, there = set(names), set[Path]()
@@ -115,22 +92,6 @@ def check_not_inputs(out: Path, names: Iterable[Path], inputs: Iterable[Path]) -
                     f"cannot write into {out}: {path} is the input {video} itself, which is never written over. "
                     f"To go on: choose another OUT folder"
                 )
-
-
-def check_folder(folder: Path) -> None:
-    """Raise :class:`WriteError` if ``folder`` is not there and cannot be made, or nothing can be written in it."""
-    place = folder.absolute()
-    try:
-        while not place.exists():
-            place = place.parent
-        if not place.is_dir():
-            raise write_error(folder, OSError(errno.ENOTDIR, ""))
-        if os.statvfs(place).f_flag & os.ST_RDONLY:
-            raise write_error(folder, OSError(errno.EROFS, ""))
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise write_error(folder, OSError(errno.EACCES, ""))
-    except OSError as error:
-        raise write_error(folder, error) from error
 
 
 def _is_folder(path: Path) -> bool:

@@ -15,7 +15,7 @@ import torch
 
 from generate.mux import Picture, mux, plan_picture
 from generate.origins import Origin
-from generate.outputs import check_folder, check_not_inputs
+from generate.outputs import check_not_inputs
 from generate.pictures import draw_clip
 from generate.records import VIDEO_SUFFIXES, Outcome, prepare_folder, write_records
 from generate.sampling import NOT_FINITE, Sampler
@@ -26,6 +26,7 @@ from pipeline.manifest import Clip, Manifest
 from pipeline.media import DecodedClip, is_silent
 from pipeline.media_writing import write_wav
 from pipeline.names import id_fault
+from pipeline.outputs import check_folder
 from pipeline.writing import remove_leftovers, write_error
 
 EVALUATION_SECONDS = 8  # paper section 4.2

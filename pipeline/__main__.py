@@ -31,10 +31,12 @@ def manifest(
     """Build a manifest from a folder of videos, or from a published list and the folder of its videos."""
     from pipeline import manifest as manifests
     from pipeline.errors import InputError
+    from pipeline.outputs import check_output
     from presets import load_preset
 
     if vggsound and visualsound:
         raise InputError("give one of --vggsound and --visualsound, not both")
+    check_output(out_path, [path for path in (vggsound, visualsound, validation) if path])
     if vggsound:
         clips = manifests.clips_from_vggsound(vggsound, videos)
     elif visualsound:
@@ -45,6 +47,7 @@ def manifest(
         raise InputError("give --videos FOLDER, --vggsound FILE or --visualsound FILE")
     _show_left_out(clips)
     found = [clip for clip in clips if clip.path]
+    check_output(out_path, [Path(clip.path) for clip in found])
     probed = {clip.clip_id: clip for clip in manifests.probe_clips(found)}
     shard = load_preset(preset).cache.clips_per_shard if clips_per_shard is None else clips_per_shard
     made = manifests.make_manifest([probed.get(clip.clip_id, clip) for clip in clips], shard)

@@ -232,6 +232,7 @@ def test_clap_is_not_computed_without_weights_or_texts(clap_folder, spoken):
     ("name", "content", "expected"),
     [
         ("t.csv", 'clip_id,caption\na,"a dog, barking"\nb,\n', {"a": "a dog, barking"}),
+        ("t.csv", "\ufeffclip_id,caption\na,dog\n,cat\n", {"a": "dog"}),  # as spreadsheets save it
         ("t.tsv", "id\tlabel\nabc_000001\train\n", {"abc_000001": "rain"}),
         ("t.csv", "file,words\na,b\n", None),
         ("t.parquet", "not parquet", None),

@@ -110,3 +110,19 @@ def test_without_the_weights_it_says_which_are_needed(preset, tmp_path, monkeypa
     result = run("--manifest", "clips", "--out", "fit.parquet", "--preset", preset)
     assert result.exit_code == WeightsError.exit_code
     assert "imagebind_huge.pth from https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth" in result.output
+
+
+@pytest.mark.parametrize("name", ["mine.parquet", "fits.mp4", "mine.left_out.parquet"])
+def test_no_input_is_written_over(clips, tmp_path, monkeypatch, name):
+    """Neither the manifest (also where the file of what is left out would be) nor a video; said before any work."""
+    made = make_manifest(probe_clips(clips_from_folder(clips)), 4)
+    manifest = tmp_path / ("mine.parquet" if name == "fits.mp4" else name)
+    write_manifest(made, manifest)
+    video = clips / "train" / "fits.mp4"
+    before = {path: path.read_bytes() for path in (manifest, video)}
+    out = video if name == "fits.mp4" else tmp_path / "mine.parquet"
+    result = run("--manifest", manifest, "--out", out)
+    assert result.exit_code == 6
+    assert "which is never written over" in result.output
+    assert {path: path.read_bytes() for path in before} == before
+    assert Loudness.seen == 0

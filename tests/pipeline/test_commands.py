@@ -120,3 +120,18 @@ def test_wrong_settings_end_every_command_with_exit_code_3(package, tmp_path, mo
     code, _, err = invoke(*COMMANDS[package], "--preset", "macro", app=command)
     assert (code, "unknown preset macro: there are micro, paper" in err) == (3, True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--vggsound", "--videos"])
+def test_a_manifest_never_takes_the_place_of_an_input(tmp_path, monkeypatch, option):
+    video = make_media(tmp_path / "videos" / "a.mp4", seconds=1, fps=8, size=(64, 64))
+    listed = tmp_path / "list.csv"
+    listed.write_text("aaaaaaaaaaa,1,dog,train\n")
+    given, target = (listed, listed) if option == "--vggsound" else (tmp_path / "videos", video)
+    (tmp_path / "link").symlink_to(target)
+    before = target.read_bytes()
+    monkeypatch.setattr("pipeline.manifest.probe_clips", lambda clips: pytest.fail("work before a known error"))
+    for out in (target, tmp_path / "link"):
+        code, _, err = invoke("manifest", option, given, "--out", out)
+        assert (code, "never written over" in err) == (6, True)
+    assert target.read_bytes() == before
