@@ -79,6 +79,7 @@ def generate(
     mine = clips[task::tasks]
     check_out(output, clips)
     sampler = load_sampler(settings, run / "mapper", device)
+    note_other_preset(sampler.mapper.spec.provenance.get("preset"), settings)
     started = time.monotonic()
     with progress() as bar:
         bar_task = bar.add_task("generate", total=len(mine), note="")
@@ -124,6 +125,15 @@ def _some(ids: list[str], most: int = 3) -> str:
     return f"{len(ids)} ({', '.join(ids[:most])}{', ...' if ids[most:] else ''})"
 
 
+def note_other_preset(trained: object, settings: Preset) -> None:
+    """Only the visual encoders can be compared with the mapper's: not which AudioMAE this AudioLDM-2 understands."""
+    if trained not in (None, settings.name):
+        out.print(
+            f"note: the mapper was trained with preset '{shown(trained)}', and this is '{settings.name}': its tokens "
+            f"mean something to AudioLDM-2 only if both have the same AudioMAE"
+        )
+
+
 def one_video(
     video: Path, run: Path, asked: Path, label: str, settings: Preset, device: str, candidates: int, video_codec: str
 ) -> None:
@@ -142,6 +152,7 @@ def one_video(
     if output.picture is not None and output.picture.note:
         out.print(f"note: {shown(output.picture.note)}")
     model = VideoToAudio.from_pretrained(run / "mapper", settings, device)
+    note_other_preset(model.sampler.mapper.spec.provenance.get("preset"), settings)
     rate = model.sampler.audioldm2.sample_rate
     with ExitStack() as stack:
         wav = output.sound

@@ -178,6 +178,7 @@ def verify(
 ) -> None:
     """Read every shard and check it against its checksum; print what is wrong."""
     from pipeline.cache import open_store
+    from pipeline.cache.store import other_format
     from pipeline.errors import CacheError
     from pipeline.report import ignored_shards
     from pipeline.report import verify as check
@@ -185,7 +186,7 @@ def verify(
     store = open_store(cache, cache_format)
     counts = {stage: len(store.shards(stage)) for stage in store.stages()}
     if not counts:
-        raise CacheError(f"{cache} holds no {cache_format} shards")
+        raise CacheError(other_format(store) or f"{cache} holds no {cache_format} shards")
     problems = check(store)
     for problem in problems:
         out.print(f"WRONG  {problem}")
@@ -207,13 +208,16 @@ def status(
     import json
 
     from pipeline.cache import cache_manifest, open_store
-    from pipeline.errors import InputError
+    from pipeline.cache.store import other_format
+    from pipeline.errors import CacheError, InputError
     from pipeline.manifest import read_manifest
     from pipeline.report import STATES, ignored_shards
     from pipeline.report import status as look
     from pipeline.stages import STAGES
 
     store = open_store(cache, cache_format)
+    if said := other_format(store):
+        raise CacheError(said)
     made = read_manifest(manifest) if manifest is not None else cache_manifest(store)
     if made is None and not store.stages():
         raise InputError(f"{cache} holds no shards; give --manifest to see what is missing")
@@ -275,7 +279,7 @@ def convert(
 
     store = open_store(source, source_format)
     if not store.stages():
-        raise CacheError(f"{source} holds no {source_format} shards")
+        raise CacheError(f"{source} holds no {source_format} shards (--from)")
     written = copy(store, open_store(target, target_format))
     summary("convert", {"shards": f"{written} written", "written to": target})
 

@@ -167,7 +167,7 @@ def command(function: F) -> F:
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            _refuse_urls(kwargs)
+            _check_places(kwargs)
             with signals_unwind():
                 return function(*args, **kwargs)
         except Exception as error:
@@ -186,8 +186,13 @@ def command(function: F) -> F:
     return run  # type: ignore[return-value]
 
 
-def _refuse_urls(options: Mapping[str, Any]) -> None:
-    """``Path("s3://bucket/run")`` is the folder ``s3:/bucket/run`` of this machine, which nobody means."""
+def _check_places(options: Mapping[str, Any]) -> None:
+    """``Path("s3://bucket/run")`` is the folder ``s3:/bucket/run`` of this machine, which nobody means.
+
+    Nor does anybody mean this folder by a cache or manifest without a name (``make extract CACHE=$UNSET``).
+    """
     for name, value in options.items():
+        if name in ("cache", "manifest") and value == "":
+            raise InputError(f"the {name} has no name: it is an empty text")
         if isinstance(value, Path) and re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
             raise InputError(f"{name} '{value}' must be local: only caches and Parquet manifests may be URLs")

@@ -11,6 +11,9 @@ from pipeline.errors import InputError
 from pipeline.media import VIDEO_SUFFIXES
 from pipeline.writing import is_hidden
 
+# What stands in every folder that ``python -m generate`` wrote; its videos are in ``mp4`` there.
+GENERATED = ("made.parquet", "settings.json", "wav")
+
 
 @dataclass
 class Videos:
@@ -33,7 +36,8 @@ def find_videos(folder: str | Path) -> Videos:
     """All video files below a folder; raises :class:`InputError` if there are none or it cannot be read.
 
     Links to files and folders are followed, but each folder is read once, under its own name where that is below
-    ``folder`` too, and a link to a folder above it is not followed. Hidden files and folders are not looked at.
+    ``folder`` too, and a link to a folder above it is not followed. Hidden files and folders are not looked at,
+    nor are the videos of a folder that ``python -m generate`` wrote.
     """
     folder = Path(folder)
     if not is_text(str(folder.absolute())):
@@ -68,8 +72,11 @@ def _walk(folder: Path) -> Videos:
         except OSError as error:
             found.left_out[str(here)] = f"the folder cannot be read: {_reason(error)}"
             continue
+        made = {entry.name for entry in entries}.issuperset(GENERATED)
         for entry in entries:
-            if not is_hidden(entry.name):
+            if made and entry.name == "mp4":  # generated sound must not come back as the truth
+                found.left_out[entry.path] = "it holds what make generate made: give another OUT, outside of the videos"
+            elif not is_hidden(entry.name):
                 _sort_in(entry, real, found, folders, links)
     return found
 

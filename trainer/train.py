@@ -120,6 +120,12 @@ class Trainer:
         self.epoch = 0
         self.metrics: list[dict[str, int | float | None]] = []
         self.notes: list[str] = []
+        made_with = {values.get("preset", preset.name) for values in self.data.provenance.values()} - {preset.name}
+        if made_with:
+            self.notes.append(
+                f"the features were made with preset {', '.join(map(repr, sorted(map(str, made_with))))}, and this is "
+                f"'{preset.name}': generate with a preset that has the same encoders"
+            )
         self._drawn = -math.inf
 
     def _learning_rate(self, step: int) -> float:

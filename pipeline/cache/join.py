@@ -54,6 +54,7 @@ def join(
     Raises :class:`CacheError` for a missing stage, a cache of mixed origin, clips that stand twice and, unless
     ``empty_ok``, no clip at all.
     """
+    stages = list(dict.fromkeys(stages))
     selection = selection or Selection(store, stages)
     rows: list[tuple[str, str, str]] = []
     parts: dict[str, list[np.ndarray]] = {stage: [] for stage in stages}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cache.store import SHARED_IDENTITY, ShardHeader, Store, differing_identity, rows_digest
+from pipeline.cache.store import SHARED_IDENTITY, ShardHeader, Store, differing_identity, other_format, rows_digest
 from pipeline.errors import CacheError, InputError
 from pipeline.manifest import Clip, Manifest, decode_manifest, encode_manifest
 
@@ -51,20 +51,21 @@ def keep_manifest(store: Store, manifest: Manifest, rebuild: bool = False) -> No
         kept = None
     if kept == manifest:
         return
-    if kept is not None and not rebuild:
-        count = min(kept.shard_count, manifest.shard_count)
-        other = {
-            index for index in range(count) if clips_digest(kept.shard(index)) != clips_digest(manifest.shard(index))
-        }
-        there = {shard for stage in store.stages() if stage != LABEL_STAGE for shard in store.shards(stage)}
-        if touched := sorted(other & there):
-            shards = "shard " + str(touched[0]) if len(touched) == 1 else f"{len(touched)} shards from {touched[0]} on"
-            raise CacheError(
-                f"{store.files.root} was extracted for another manifest: {manifest_changes(kept, manifest)}. By the "
-                f"new one {shards} would hold other clips. To go on, use another CACHE, or --rebuild: it makes these "
-                f"shards again, and keeps the features of clips that stay in their shard"
-            )
+    if kept is not None and not rebuild and (touched := shards_of_other_clips(store, kept, manifest)):
+        shards = "shard " + str(touched[0]) if len(touched) == 1 else f"{len(touched)} shards from {touched[0]} on"
+        raise CacheError(
+            f"{store.files.root} was extracted for another manifest: {manifest_changes(kept, manifest)}. By the "
+            f"new one {shards} would hold other clips. To go on, use another CACHE, or --rebuild: it makes these "
+            f"shards again, and keeps the features of clips that stay in their shard"
+        )
     store.files.write(MANIFEST, encode_manifest(manifest))
+
+
+def shards_of_other_clips(store: Store, kept: Manifest, manifest: Manifest) -> list[int]:
+    """Shards that are there and, by ``manifest``, would hold other clips than by the one that the cache keeps."""
+    count = min(kept.shard_count, manifest.shard_count)
+    other = {index for index in range(count) if clips_digest(kept.shard(index)) != clips_digest(manifest.shard(index))}
+    return sorted(other & {shard for stage in store.stages() if stage != LABEL_STAGE for shard in store.shards(stage)})
 
 
 def manifest_changes(old: Manifest, new: Manifest) -> str:
@@ -122,9 +123,8 @@ class Selection:
             kept = [shard for shard in found if count is None or shard < count]
             ignored += [store.name(stage, shard) for shard in found if shard not in kept]
             if not kept:
-                raise CacheError(
-                    f"{store.files.root} has no complete shard of stage '{stage}': run make extract STAGE={stage} first"
-                )
+                lacking = f"{store.files.root} has no complete shard of stage '{stage}'"
+                raise CacheError(other_format(store) or f"{lacking}: run make extract STAGE={stage} first")
             self.present[stage] = frozenset(kept)
         self.ignored = tuple(ignored)
         self.shards = sorted(frozenset().union(*self.present.values()))

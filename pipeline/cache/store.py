@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -307,14 +308,32 @@ def open_store(root: str | Path, name: str = "hdf5") -> Store:
     return Store(root, known[name]())
 
 
+def other_format(store: Store) -> str:
+    """Where a cache has no shard of this format but some of another: a sentence that says so, else empty."""
+    if not store.stages():
+        for name, kind in formats().items():
+            other = copy(store)
+            other.format = kind()
+            if other.stages():
+                return f"{store.files.root} holds {name} shards and none of {store.format.name}: give --format {name}"
+    return ""
+
+
 def convert(source: Store, target: Store) -> int:
     """Copy every shard into another format or place, bit for bit; returns how many were written.
 
     The manifest that a cache keeps goes with it; shards that it does not have (:class:`Selection`) stay behind.
+    Raises :class:`CacheError` for a target whose shards are those of other clips.
     """
-    from pipeline.cache.selection import MANIFEST, Selection
+    from pipeline.cache.selection import MANIFEST, Selection, cache_manifest, manifest_changes, shards_of_other_clips
 
     written = 0
+    given, there = cache_manifest(source), cache_manifest(target)
+    if given is not None and there is not None and shards_of_other_clips(target, there, given):
+        raise CacheError(
+            f"{target.files.root} holds the shards of another manifest, which would be written over (by that of "
+            f"{source.files.root}: {manifest_changes(there, given)}): choose another target, or delete this one"
+        )
     if source.files.exists(MANIFEST):
         target.files.write(MANIFEST, source.files.read(MANIFEST))
     for stage in source.stages():

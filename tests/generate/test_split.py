@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from generate.__main__ import note_other_preset
 from generate.audioldm2 import AudioLDM2
 from generate.records import Outcome, prepare_folder, write_records
 from generate.sampling import Sampler, load_sampler
@@ -410,3 +411,13 @@ def test_the_comment_of_a_wav(tmp_path, text):
         assert file.metadata.get("comment", "") == text
     path.write_bytes(path.read_bytes()[:60])
     assert wav_comment(path) == "" == wav_comment(tmp_path / "none.wav")
+
+
+def test_a_mapper_of_another_preset_is_said(capsys):
+    """AudioLDM-2 of one preset makes noise of the tokens of another's AudioMAE."""
+    settings = load_preset(TINY)
+    note_other_preset("mi[/x]cro", settings)
+    assert "trained with preset 'mi[/x]cro', and this is 'tiny'" in capsys.readouterr().out
+    for same in ("tiny", None):
+        note_other_preset(same, settings)
+    assert capsys.readouterr().out == ""

@@ -135,3 +135,13 @@ def test_a_manifest_never_takes_the_place_of_an_input(tmp_path, monkeypatch, opt
         code, _, err = invoke("manifest", option, given, "--out", out)
         assert (code, "never written over" in err) == (6, True)
     assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("names", [("", "cache"), ("videos", "")])
+def test_a_place_without_a_name_is_not_this_folder(tmp_path, monkeypatch, names):
+    """``make extract CACHE=$UNSET`` wrote stages into the working directory."""
+    make_media(tmp_path / "videos" / "a.mp4", seconds=1, fps=8, size=(64, 64))
+    monkeypatch.chdir(tmp_path)
+    code, _, err = invoke("extract", "--manifest", names[0], "--cache", names[1], "--preset", TINY)
+    assert (code, "has no name" in err) == (4, True)
+    assert os.listdir(tmp_path) == ["videos"]

@@ -238,3 +238,13 @@ def test_any_text_makes_an_id(one, other):
             assert len(safe_id(text).encode()) <= MAX_ID_BYTES
     if one and other and one != other:
         assert safe_id(one) != safe_id(other)
+
+
+def test_what_was_generated_does_not_come_back_as_the_truth(tmp_path):
+    """OUT below the folder of videos: a second extraction took generated sound for that of new clips."""
+    put(tmp_path, "train/dog/a.mp4", "train/dog/mp4/b.mp4")
+    assert ids(tmp_path) == ["a", "b"]
+    put(tmp_path, *(f"train/dog/{name}" for name in ("made.parquet", "settings.json", "wav/a.wav", "mp4/a.mp4")))
+    found = clips_from_folder(tmp_path)
+    assert [clip.clip_id for clip in found] == ["a"]
+    assert "make generate made" in found.left_out[str(tmp_path / "train" / "dog" / "mp4")]

@@ -266,3 +266,27 @@ def test_states_of_files(tmp_path):
     assert SourceFile(path).same_as(SourceFile(path).state)
     assert not SourceFile(path).same_as("nonsense")
     assert SourceFile(tmp_path / "gone").same_as("1-2-3")
+
+
+def test_a_conversion_never_writes_over_the_cache_of_other_clips(store, clips, tmp_path):
+    target = open_store(tmp_path / "target", "webdataset")
+    extract(target, clips[3:9])
+    before = {path: path.read_bytes() for path in target.root.rglob("*") if path.is_file()}
+    with pytest.raises(CacheError, match=r"shards of another manifest.*6 clips added.*choose another target"):
+        convert(store, target)
+    assert {path: path.read_bytes() for path in target.root.rglob("*") if path.is_file()} == before
+    grown = open_store(tmp_path / "grown", "webdataset")
+    extract(grown, clips[:6])
+    assert convert(store, grown) > 0  # the clips that are there stay where they are
+    assert len(join(grown, STAGES)) == 12
+
+
+def test_a_cache_of_the_other_format_is_not_an_empty_one(store, tmp_path):
+    """The advice was to extract everything again."""
+    other = open_store(store.root, "webdataset")
+    for read in (lambda: join(other, STAGES), lambda: StreamData(other, STAGES, "cpu")):
+        with pytest.raises(CacheError, match="holds hdf5 shards and none of webdataset: give --format hdf5"):
+            read()
+    with pytest.raises(CacheError, match="no complete shard of stage 'timechat': run make extract"):
+        join(store, ["cavp", "timechat"])
+    assert len(join(store, ["cavp", "cavp"])) == 12

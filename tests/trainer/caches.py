@@ -31,7 +31,7 @@ def write_cache(folder, clips=24, shards=2, seed=0, widths=None, stages=("cavp",
                 "media": {},
                 "config": {},
                 "dtype": "float16",
-                "preset": "micro",
+                "preset": "tiny",
             }
             content = ShardContent(
                 tuple(f"clip{n:03d}" for n in rows),

@@ -119,6 +119,17 @@ def test_other_encoder_settings_are_another_run(tmp_path):
         assert text in str(caught.value)
 
 
+def test_features_of_another_preset_are_said(tmp_path):
+    store = write_cache(tmp_path / "cache")
+    rewrite(store, made={"preset": "tiny"})
+    _, outcome = fit(store, tmp_path / "run", "training.epochs=1")
+    assert outcome.notes == []
+    rewrite(store, made={"preset": "mine"})
+    _, outcome = fit(store, tmp_path / "other", "training.epochs=1")
+    (note,) = outcome.notes
+    assert "made with preset 'mine', and this is 'tiny'" in note
+
+
 def test_a_damaged_train_yaml_is_named(tmp_path):
     store = write_cache(tmp_path / "cache")
     trainer = Trainer(preset_with(), store, tmp_path / "run", "cpu")
