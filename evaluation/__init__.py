@@ -1,1 +1,1 @@
-"""Judging generated sound. So far the classifier of the small world; the paper's metrics follow."""
+"""Judging generated sound: the paper's metrics, and the filter of clips whose sound fits their picture."""

@@ -1,1 +1,1 @@
-"""How the frozen models of the micro preset are trained. Their weights do not ship yet."""
+"""How the models that the micro preset ships are trained, the study made with them, and the demo's page."""
