@@ -41,7 +41,7 @@ def check_file(path: Path) -> None:
     """Raise :class:`ClipError` ``missing_file``, ``empty_file`` or, for one that may not be read, ``unreadable``."""
     try:
         if not path.is_file():
-            raise ClipError("missing_file", f"{path} does not exist")
+            raise ClipError("missing_file", f"{path} is not a file" if path.exists() else f"{path} does not exist")
         if path.stat().st_size == 0:
             raise ClipError("empty_file", f"{path} has no bytes")
     except (OSError, ValueError) as error:

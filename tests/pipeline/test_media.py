@@ -124,6 +124,11 @@ def test_no_audio_and_silence_still_give_frames(tmp_path):
     assert muted.frames.any()
 
 
+def test_a_folder_is_not_called_absent(tmp_path):
+    with pytest.raises(ClipError, match=r"missing_file: .* is not a file"):
+        probe(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [(None, "missing_file"), (b"", "empty_file"), (b"this is not a video\n" * 50, "unreadable")],
