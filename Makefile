@@ -53,18 +53,18 @@ demo/clips: | $(INSTALLED)
 weights: $(INSTALLED) ## fetch the official files of PRESET=paper that are missing, after ARGS="--accept-licences"
 	$(BIN)/python -m pipeline weights --preset $(call quoted,PRESET) --download $(ARGS)
 
-extract: $(INSTALLED) $(if $(subst demo/clips,,$(MANIFEST)),,demo/clips) ## MANIFEST (Parquet or a folder of videos) -> features in CACHE
+extract: $(INSTALLED) $(if $(subst demo/clips,,$(MANIFEST)),,$(if $(MANIFEST),demo/clips)) ## MANIFEST (Parquet or a folder of videos) -> features in CACHE
 	$(BIN)/python -m pipeline extract --preset $(call quoted,PRESET) --manifest $(call quoted,MANIFEST) --cache $(call quoted,CACHE) \
-	  --stage $(STAGE) --shards $(SHARDS) --format $(FORMAT) --executor $(EXECUTOR) $(ARGS)
+	  --stage $(call quoted,STAGE) --shards $(call quoted,SHARDS) --format $(call quoted,FORMAT) --executor $(call quoted,EXECUTOR) $(ARGS)
 
 status: $(INSTALLED) ## what CACHE holds: stages by shards, clips, bytes, time left
-	$(BIN)/python -m pipeline status $(call quoted,CACHE) --format $(FORMAT) $(ARGS)
+	$(BIN)/python -m pipeline status $(call quoted,CACHE) --format $(call quoted,FORMAT) $(ARGS)
 
 train: $(INSTALLED) ## CACHE -> a trained mapper in RUN
-	$(BIN)/python -m trainer --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --format $(FORMAT) $(ARGS)
+	$(BIN)/python -m trainer --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --format $(call quoted,FORMAT) $(ARGS)
 
 generate: $(INSTALLED) ## CACHE and RUN -> wav, mp4, pictures and a page in OUT
-	$(BIN)/python -m generate --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --out $(call quoted,OUT) --format $(FORMAT) $(ARGS)
+	$(BIN)/python -m generate --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --out $(call quoted,OUT) --format $(call quoted,FORMAT) $(ARGS)
 
 evaluate: $(INSTALLED) ## OUT against REFERENCE (default: OUT/truth) -> the paper's metrics as JSON, Markdown and a page
 	$(BIN)/python -m evaluation --preset $(call quoted,PRESET) --out $(call quoted,OUT) $(if $(REFERENCE),--reference $(call quoted,REFERENCE)) $(ARGS)

@@ -27,6 +27,7 @@ from pipeline.media import DecodedClip, is_silent
 from pipeline.media_writing import write_wav
 from pipeline.names import id_fault
 from pipeline.outputs import check_folder
+from pipeline.sources import SourceFile
 from pipeline.writing import remove_leftovers, write_error
 
 EVALUATION_SECONDS = 8  # paper section 4.2
@@ -104,6 +105,8 @@ def generate_split(
                 outcome.skipped.append(clip.clip_id)
             else:
                 outcome.failed[clip.clip_id] = joined.left_out.get(clip.clip_id, "no cached visual features")
+        elif not all(SourceFile(clip.path).same_as(state) for state in joined.files.get(clip.clip_id, ())):
+            outcome.failed[clip.clip_id] = "its video is another than when its features were cached: run make extract"
         elif not _wav(out, clip).is_file():
             todo.append(clip)
         elif origin(clip).made(_wav(out, clip)):

@@ -36,3 +36,15 @@ def test_paths_of_any_kind(path):
     assert words("evaluate", OUT=path, REFERENCE=path) == ["--preset", "micro", "--out", path, "--reference", path]
     assert words("train", CACHE=path, RUN=path)[2:6] == ["--cache", path, "--run", path]
     assert words("status", CACHE=path)[:2] == ["status", path]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("value", ["", "cavp timechat", "all; echo x"])
+def test_other_variables_are_one_word_too(value):
+    """Empty ones moved every later word, and nothing of them is for the shell."""
+    found = words("extract", MANIFEST="", STAGE=value, SHARDS=value, FORMAT=value, EXECUTOR=value)
+    assert found[3:] == [
+        "--manifest", "", "--cache", "cache/micro", "--stage", value, "--shards", value, "--format", value,
+        "--executor", value,
+    ]  # fmt: skip
+    assert words("status", FORMAT=value)[-2:] == ["--format", value]

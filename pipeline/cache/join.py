@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ class Joined:
     """Rows that every stage has, in the order of the ids.
 
     ``arrays``: stage -> (clips, steps, width). ``left_out``: clip id -> "kind (stage)". ``provenance``:
-    stage -> fingerprint of its first shard. ``ignored``: shards of an older manifest.
+    stage -> fingerprint of its first shard. ``ignored``: shards of an older manifest. ``files``: clip id -> what
+    its file was like when the stages read it (:mod:`pipeline.sources`), where the cache knows.
     """
 
     clip_ids: tuple[str, ...]
@@ -28,6 +29,7 @@ class Joined:
     left_out: Mapping[str, str]
     provenance: Mapping[str, Mapping[str, Any]]
     ignored: tuple[str, ...] = ()
+    files: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -58,6 +60,7 @@ def join(
     selection = selection or Selection(store, stages)
     rows: list[tuple[str, str, str]] = []
     parts: dict[str, list[np.ndarray]] = {stage: [] for stage in stages}
+    files: dict[str, frozenset[str]] = {}
     left_out = {} if shards is not None else selection.not_extracted()
     for shard in selection.shards if shards is None else shards:
         contents = {stage: store.read(stage, shard) for stage in selection.stages_of(shard)}
@@ -65,6 +68,8 @@ def join(
         left_out |= chosen.left_out
         if chosen.clip_ids:
             rows += zip(chosen.clip_ids, chosen.labels, chosen.splits, strict=True)
+            for clip_id in chosen.clip_ids:
+                files[clip_id] = frozenset(c.files[clip_id] for c in contents.values() if clip_id in c.files)
             for stage, content in contents.items():
                 place = chosen.places[stage]
                 whole = np.array_equal(place, np.arange(len(content.features)))
@@ -89,4 +94,5 @@ def join(
         dict(sorted(left_out.items())),
         {stage: selection.provenance[stage] for stage in stages if stage in selection.provenance},
         selection.ignored,
+        files,
     )

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +23,7 @@ from pipeline.cache import open_store
 from pipeline.errors import CacheError, WriteError
 from pipeline.manifest import Clip
 from pipeline.media_writing import read_wav, wav_comment, write_wav
+from pipeline.sources import SourceFile
 from presets import load_preset
 from tests.generate.test_mux import make_picture, pictures
 from tests.media_factory import make_media
@@ -421,3 +423,25 @@ def test_a_mapper_of_another_preset_is_said(capsys):
     for same in ("tiny", None):
         note_other_preset(same, settings)
     assert capsys.readouterr().out == ""
+
+
+def test_features_of_another_video_are_not_put_beside_a_new_one(generate, make_cache, clip, tmp_path):
+    """Replaced in place and not extracted again: old features and the new picture and truth do not belong together."""
+    videos = {name: tmp_path / "media" / f"{name}.mp4" for name in ("kept", "replaced")}
+    for path in videos.values():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(clip.read_bytes())
+    cache = make_cache(tmp_path / "cache", {name: (path, "dog") for name, path in videos.items()})
+    store = open_store(cache)
+    states = {name: SourceFile(path).state for name, path in videos.items()}
+    for stage in store.stages():
+        store.write(stage, 0, replace(store.read(stage, 0), files=states))
+    assert "2 made" in generate("--cache", cache, "--out", tmp_path / "before")
+    make_media(videos["replaced"], seconds=1, audio=False)
+    os.utime(videos["kept"])
+    for out, there in (("before", True), ("after", False)):
+        text = generate("--cache", cache, "--out", tmp_path / out, code=8)
+        assert "1 failed" in text
+        assert "run make extract" in " ".join(text.split())
+        assert (tmp_path / out / "wav" / "replaced.wav").exists() is there
+        assert (tmp_path / out / "wav" / "kept.wav").exists()
