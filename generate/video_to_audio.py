@@ -18,7 +18,7 @@ from generate.schedulers import step_seeds
 from generate.windows import joined, window_rows
 from pipeline.decoding import decode_killable, killable
 from pipeline.encoders import load_encoder
-from pipeline.errors import ClipError, IncompleteError, InputError
+from pipeline.errors import ClipError, IncompleteError, InputError, WriteError
 from pipeline.media import probe
 from pipeline.media_writing import write_wav
 from pipeline.writing import temporary_beside, write_error
@@ -145,6 +145,8 @@ class VideoToAudio:
                     if best is None or take.score() > best.score:
                         best = Written(take.seed, take.score(), take.film.seconds)
                         os.replace(another, kept)
+                except WriteError as error:  # what the user named, not our temporary name
+                    raise WriteError(str(error).replace(str(another), str(path))) from error
                 finally:
                     another.unlink(missing_ok=True)
             assert best is not None

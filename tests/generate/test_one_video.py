@@ -1,5 +1,6 @@
 """``python -m generate VIDEO`` in this process, on real files: what is written where, and what never is."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -227,10 +228,21 @@ def test_when_the_picture_fails_the_sound_is_kept(generate, clip, tmp_path, monk
     def full(*arguments):
         raise WriteError("cannot write o.mp4: the disk is full")
 
+    generate(clip, "-o", tmp_path / "before.wav")  # everything else that calls it is imported by now
     monkeypatch.setattr("pipeline.decoding.killable", lambda *arguments, **options: full())
     text = generate(clip, "-o", tmp_path / "o.mp4", code=6)
     assert f"the sound is kept: {tmp_path / 'o.wav'}" in text
     assert len(read_wav(tmp_path / "o.wav")[0]) == 16_000
+
+
+def test_a_full_disk_is_said_of_the_file_that_was_asked_for(generate, clip, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(os, "fsync", full)
+    text = generate(clip, "-o", tmp_path / "o.mp4", code=6)
+    assert f"cannot write {tmp_path / 'o.wav'}: the disk is full" in text
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["a [official].mp4", "x[bold].mp4", "100% #1?.mp4", "x" * 251 + ".mp4"])
