@@ -106,7 +106,9 @@ def generate_split(
             else:
                 outcome.failed[clip.clip_id] = joined.left_out.get(clip.clip_id, "no cached visual features")
         elif not all(SourceFile(clip.path).same_as(state) for state in joined.files.get(clip.clip_id, ())):
-            outcome.failed[clip.clip_id] = "its video is another than when its features were cached: run make extract"
+            outcome.failed[clip.clip_id] = (
+                f"{clip.path} is another file than when its features were cached: run make extract"
+            )
         elif not _wav(out, clip).is_file():
             todo.append(clip)
         elif origin(clip).made(_wav(out, clip)):

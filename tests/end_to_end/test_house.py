@@ -54,9 +54,14 @@ def test_make_alone_lists_every_target():
     assert all(f"make {target} " in listed for target in targets)
 
 
+VARIABLES = (
+    "MANIFEST", "CACHE", "RUN", "OUT", "REFERENCE", "PRESET", "STAGE", "SHARDS", "FORMAT", "EXECUTOR",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["dir with spaces", "Clip [official]; (1) & 'more'", 'a"b#c?'])
 def test_make_passes_names_on_as_they_are(name):
-    names = {variable: f"{name} {variable}" for variable in ("MANIFEST", "CACHE", "RUN", "OUT", "REFERENCE", "PRESET")}
+    names = {variable: f"{name} {variable}" for variable in VARIABLES}
     for target in ("extract", "status", "train", "generate", "evaluate"):
         command = ["make", "-n", "-o", ".venv/.installed", target, *(f"{key}={value}" for key, value in names.items())]
         said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
