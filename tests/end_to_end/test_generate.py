@@ -97,12 +97,12 @@ def test_killed_in_the_middle_and_run_again(trained, whole, tmp_path):
     )
     try:
         limit = time.monotonic() + 120
-        while not list(tmp_path.glob("wav/*.wav")) and time.monotonic() < limit:
+        while not list(tmp_path.glob("wav/[!.]*.wav")) and time.monotonic() < limit:
             time.sleep(0.01)
     finally:
         os.kill(job.pid, signal.SIGKILL)
         job.wait()
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("wav/*.wav")}
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("wav/[!.]*.wav")}
     assert 0 < len(before) < 4
     text = split(trained, tmp_path)
     assert f"{4 - len(before)} made, {len(before)} already there, 0 failed" in text
