@@ -202,13 +202,17 @@ class AudioLDM2:
                 on_step()
         return latents
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor, samples: int, batch: int = 4) -> Tensor:
         """Latents -> mel -> waveform (B, samples), float32 on the CPU; ``batch`` clips at a time."""
+        return self.decode_on_device(latents, samples, batch).cpu()
+
+    @torch.inference_mode()
+    def decode_on_device(self, latents: Tensor, samples: int, batch: int = 4) -> Tensor:
+        """As :meth:`decode`, on the device of the latents: the host waits for nothing."""
         waveforms = []
         for part in latents.split(batch):
             mel = self.vae.decode(part / self.vae.config.scaling_factor).sample
-            waveforms.append(self.vocoder(mel.squeeze(1))[:, :samples].float().cpu())
+            waveforms.append(self.vocoder(mel.squeeze(1))[:, :samples].float())
         return torch.cat(waveforms)
 
 

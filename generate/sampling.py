@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
@@ -22,6 +24,38 @@ from trainer.registry import MFMMapper, mapper_folder
 
 NOT_FINITE = "the sampler gave NaN or Inf; try generation.precision=float32, or another seed"
 _SPEED_ONLY = ("batch", "decode_batch", "reuse_keys", "compile")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips to be made together: visual features by encoder, each (B, L, D) float32, and B labels and clip ids."""
+
+    visual: Mapping[str, Tensor]
+    labels: Sequence[str]
+    clip_ids: Sequence[str]
+
+
+class Sound:
+    """Waveforms (B, samples) that a device may still be at; :meth:`result` waits for them."""
+
+    def __init__(self, waveforms: Tensor):
+        self._waveforms, self._event = waveforms, None
+        if waveforms.device.type == "cuda":
+            # To pinned memory, behind all that was launched so far; what is launched later is not waited for.
+            self._waveforms = waveforms.to("cpu", non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(waveforms.device))
+
+    def result(self) -> np.ndarray:
+        """Float32 in [-1, 1]; all of a waveform is NaN where the model gave any NaN or Inf: whoever takes it must look.
+
+        Raises what a device raises late, where it is waited for.
+        """
+        if self._event is not None:
+            self._event.synchronize()
+        waveforms = self._waveforms.cpu().numpy()
+        finite = np.isfinite(waveforms).all(axis=1, keepdims=True)  # before clipping, which makes Inf a 1
+        return np.where(finite, np.clip(waveforms, -1.0, 1.0), np.float32(np.nan))
 
 
 @dataclass(frozen=True)
@@ -62,9 +96,38 @@ class Sampler:
         on_step: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Waveforms (B, samples), float32 in [-1, 1], of a batch of clips with any labels."""
+        return self.start(Batch(visual, labels, clip_ids), on_step).result()
+
+    def start(self, batch: Batch, on_step: Callable[[], None] = lambda: None) -> Sound:
+        """Launch a batch. On a GPU this returns long before its sound is there; on a CPU, with the sound made."""
         seed = self.preset.generation.seed
-        noise = self.audioldm2.noise(clip_ids, seed)
-        return self.synthesise(self.predict(visual), labels, noise, step_seeds(clip_ids, seed), on_step)
+        noise, seeds = self.audioldm2.noise(batch.clip_ids, seed), step_seeds(batch.clip_ids, seed)
+        return self._launch(self.predict(batch.visual), batch.labels, noise, seeds, on_step)
+
+    def stream(
+        self, batches: Iterable[Batch], on_step: Callable[[], None] = lambda: None
+    ) -> Iterator[np.ndarray | Exception]:
+        """For each batch in turn, its waveforms (B, samples) as :meth:`generate` gives them, or what went wrong.
+
+        A batch that fails does not end the stream: its exception is yielded in its place. On an accelerator a batch is
+        asked of ``batches`` and launched before the one ahead of it is waited for, so the device decodes one while the
+        host prepares the next and whoever iterates writes the last; on a CPU they are made one after the other::
+
+            batches = [Batch(features, labels, clip_ids), ...]  # any iterable; read one ahead on an accelerator
+            for batch, made in zip(batches, sampler.stream(batches), strict=True):
+                if isinstance(made, Exception): ...  # e.g. each clip alone, by ``sampler.generate``
+        """
+        ahead = 0 if self.audioldm2.device.type == "cpu" else 1
+        started: deque[Sound | Exception] = deque()
+        for batch in batches:
+            try:
+                started.append(self.start(batch, on_step))
+            except Exception as error:
+                started.append(error)
+            if len(started) > ahead:
+                yield _settled(started.popleft())
+        while started:
+            yield _settled(started.popleft())
 
     def predict(self, visual: Mapping[str, Tensor]) -> Tensor:
         """Visual features by encoder -> the mapper's tokens (B, 8, D)."""
@@ -80,8 +143,13 @@ class Sampler:
     ) -> np.ndarray:
         """Tokens (B, 8, D), labels, start noise (B, C, H, W) and seeds of the steps' -> waveforms (B, samples).
 
-        All of a waveform is NaN where the model gave any NaN or Inf: whoever takes it must look.
+        As :meth:`Sound.result` gives them.
         """
+        return self._launch(tokens, labels, noise, seeds, on_step).result()
+
+    def _launch(
+        self, tokens: Tensor, labels: Sequence[str], noise: Tensor, seeds: Sequence[int], on_step: Callable[[], None]
+    ) -> Sound:
         generation, model = self.preset.generation, self.audioldm2
         text, mask = model.encode_labels(labels)
         latents = model.denoise(
@@ -96,9 +164,16 @@ class Sampler:
             reuse_keys=generation.reuse_keys,
             on_step=on_step,
         )
-        waveforms = model.decode(latents, self.preset.media.samples, generation.decode_batch).numpy()
-        finite = np.isfinite(waveforms).all(axis=1, keepdims=True)  # before clipping, which makes Inf a 1
-        return np.where(finite, np.clip(waveforms, -1.0, 1.0), np.float32(np.nan))
+        return Sound(model.decode_on_device(latents, self.preset.media.samples, generation.decode_batch))
+
+
+def _settled(started: Sound | Exception) -> np.ndarray | Exception:
+    if isinstance(started, Exception):
+        return started
+    try:
+        return started.result()
+    except Exception as error:
+        return error
 
 
 def load_sampler(preset: Preset, mapper_source: str | Path, device: str = "cpu") -> Sampler:
