@@ -78,7 +78,7 @@ def generate(
     clips = choose_clips(listing, split)
     mine = clips[task::tasks]
     check_out(output, clips)
-    sampler = load_sampler(settings, run / "mapper", device)
+    sampler = load_sampler(settings, run, device)
     note_other_preset(sampler.mapper.spec.provenance.get("preset"), settings)
     started = time.monotonic()
     with progress() as bar:
@@ -151,7 +151,7 @@ def one_video(
     output = plan_output(video, asked, video_codec, limit)
     if output.picture is not None and output.picture.note:
         out.print(f"note: {shown(output.picture.note)}")
-    model = VideoToAudio.from_pretrained(run / "mapper", settings, device)
+    model = VideoToAudio.from_pretrained(run, settings, device)
     note_other_preset(model.sampler.mapper.spec.provenance.get("preset"), settings)
     rate = model.sampler.audioldm2.sample_rate
     with ExitStack() as stack:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from generate.sampling import NOT_FINITE, Sampler, load_sampler
-from generate.schedulers import step_seeds
+from generate.schedulers import build_scheduler, step_seeds
 from generate.windows import joined, window_rows
 from pipeline.decoding import decode_killable, killable
 from pipeline.encoders import load_encoder
@@ -23,17 +24,46 @@ from pipeline.media import probe
 from pipeline.media_writing import write_wav
 from pipeline.writing import temporary_beside, write_error
 from presets import Preset, load_preset
+from presets.config import preset_from_dict
+from trainer.registry import default_mapper
 
 OnWindow = Callable[[float, int, str], None]  # windows done (also parts of one), of how many, and a word on them
 
 
+def _silently(done: float, total: int, note: str) -> None:
+    pass
+
+
+class Choices(TypedDict, total=False):
+    """What a call can choose. What is left out, or None, is as the preset says (section ``generation``).
+
+    ``candidates``: so many are made, with the seeds ``seed``, ``seed + 1``, ..., and the best is kept. ``start``,
+    ``duration``: the part of the film to make, in seconds; default: all of it. ``on_window(done, total, note)`` is
+    called after each step of the sampler.
+    """
+
+    seed: int | None
+    candidates: int
+    negative_prompt: str | None
+    steps: int | None
+    guidance_scale: float | None
+    scheduler: str | None
+    start: float
+    duration: float | None
+    on_window: OnWindow
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """A waveform (samples,), the seed it was made with, and its score (higher is better)."""
+    """A waveform (samples,), the seed it was made with, its score (higher is better), and the mapper's ``tokens``.
+
+    ``tokens``: float32 (windows, 8, D), what the mapper predicted for each window of 10 s; of all candidates the same.
+    """
 
     waveform: np.ndarray
     seed: int
     score: float
+    tokens: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,9 +77,11 @@ class Written:
 
 @dataclass
 class _Film:
-    """Windows of a video, by the latent row where each starts, and the tokens of those looked at so far."""
+    """A part of a video, from ``start`` on: its windows, by the latent row where each starts, and the tokens of those
+    looked at so far."""
 
     video: Path
+    start: float
     rows: list[int]
     seconds: float
     tokens: list[Tensor] = field(default_factory=list)
@@ -60,6 +92,7 @@ class _Film:
 class _Take:
     """One candidate while it is made: its sound, part by part, and the cosines of the windows that are done."""
 
+    sampler: Sampler
     film: _Film
     seed: int
     which: str
@@ -84,7 +117,7 @@ class _Take:
 
 
 class VideoToAudio:
-    """``VideoToAudio.from_pretrained(run / "mapper")(video, label=...) -> waveform, sample_rate``."""
+    """``VideoToAudio.from_pretrained()(video, label=...) -> waveform, sample_rate``; see :class:`Choices`."""
 
     def __init__(self, sampler: Sampler, encoders: dict[str, Any], device: str = "cpu"):
         self.sampler, self.encoders, self.device = sampler, encoders, device
@@ -99,46 +132,42 @@ class VideoToAudio:
 
     @classmethod
     def from_pretrained(
-        cls, mapper_folder: str | Path, preset: Preset | str = "micro", device: str = "cpu"
+        cls, mapper: str | Path | None = None, preset: Preset | str = "micro", device: str = "cpu"
     ) -> VideoToAudio:
-        """Load the encoders, a trained mapper (folder or hub id) and AudioLDM-2 of a preset; raises WeightsError."""
+        """Load the encoders, a trained mapper and AudioLDM-2 of a preset; raises :class:`WeightsError`.
+
+        ``mapper``: a run's folder, a mapper's folder, or a hub id; None: the one that ships with the preset.
+        """
         settings = load_preset(preset) if isinstance(preset, str) else preset
-        sampler = load_sampler(settings, mapper_folder, device)
+        sampler = load_sampler(settings, default_mapper(settings) if mapper is None else mapper, device)
         names = sampler.encoders
         return cls(sampler, {name: load_encoder(name, preset=settings, device=device) for name in names}, device)
 
-    def __call__(
-        self, video: str | Path, label: str = "", seed: int | None = None, candidates: int = 1
-    ) -> tuple[np.ndarray, int]:
+    def __call__(self, video: str | Path, label: str = "", **choices: Unpack[Choices]) -> tuple[np.ndarray, int]:
         """Sound as long as the video: float32 (samples,) in [-1, 1], and its rate. Raises as :meth:`best`."""
-        return self.best(video, label, seed, candidates).waveform, self.sampler.audioldm2.sample_rate
+        return self.best(video, label, **choices).waveform, self.sampler.audioldm2.sample_rate
 
-    def best(self, video: str | Path, label: str = "", seed: int | None = None, candidates: int = 1) -> Candidate:
-        """The best of ``candidates`` seeds, counted from ``seed`` (default: the preset's).
+    def best(self, video: str | Path, label: str = "", **choices: Unpack[Choices]) -> Candidate:
+        """The best candidate; see :class:`Choices`.
 
         The score is the mean cosine between the tokens that the mapper predicts and AudioMAE's of the sound
-        that came out; of one candidate it is not computed. Raises :class:`ClipError` if the video cannot be used,
-        :class:`IncompleteError` if the sound has NaN or Inf.
+        that came out; of one candidate it is not computed. Raises :class:`PresetError` or :class:`InputError` for a
+        value that cannot be, :class:`ClipError` if the video cannot be used, :class:`IncompleteError` if the sound
+        has NaN or Inf.
         """
         made = []
-        for take in self._takes(video, label, seed, candidates, lambda done, total, note: None):
-            made.append(Candidate(np.concatenate(list(take.parts)), take.seed, take.score()))
+        for take in self._takes(video, label, **choices):
+            waveform = np.concatenate(list(take.parts))
+            tokens = torch.cat(take.film.tokens).float().cpu().numpy()
+            made.append(Candidate(waveform, take.seed, take.score(), tokens))
         return max(made, key=lambda candidate: candidate.score)
 
-    def write(
-        self,
-        video: str | Path,
-        path: str | Path,
-        label: str = "",
-        seed: int | None = None,
-        candidates: int = 1,
-        on_window: OnWindow = lambda done, total, note: None,
-    ) -> Written:
-        """The best of ``candidates`` as a wav; memory does not grow with the film. Raises as :meth:`best`."""
+    def write(self, video: str | Path, path: str | Path, label: str = "", **choices: Unpack[Choices]) -> Written:
+        """The best candidate as a wav; memory does not grow with the film. Raises as :meth:`best`."""
         path, best, rate = Path(path), None, self.sampler.audioldm2.sample_rate
         kept = temporary_beside(path)
         try:
-            for take in self._takes(video, label, seed, candidates, on_window):
+            for take in self._takes(video, label, **choices):
                 another = temporary_beside(path)
                 try:
                     write_wav(another, take.parts, rate)
@@ -159,36 +188,63 @@ class VideoToAudio:
             kept.unlink(missing_ok=True)
 
     def _takes(
-        self, video: str | Path, label: str, seed: int | None, candidates: int, on_window: OnWindow
+        self,
+        video: str | Path,
+        label: str,
+        *,
+        candidates: int = 1,
+        start: float = 0.0,
+        duration: float | None = None,
+        on_window: OnWindow = _silently,
+        **settings: Any,
     ) -> Iterator[_Take]:
-        if candidates < 1:
-            raise InputError(f"{candidates} candidates: at least one is needed")
-        first = self.sampler.preset.generation.seed if seed is None else seed
-        film = _Film(Path(video), *self._windows(video))
+        if not isinstance(label, str):
+            raise InputError(f"label is {label!r}, and must be text")
+        if type(candidates) is not int or candidates < 1:
+            raise InputError(f"{candidates!r} candidates: at least one is needed")
+        sampler = self._sampler(settings)
+        first = sampler.preset.generation.seed
+        film = self._film(Path(video), start, duration)
         for n in range(candidates):
             which = f"candidate {n + 1} of {candidates}, " if candidates > 1 else ""
-            take = _Take(film, first + n, which, n * len(film.rows), candidates * len(film.rows), on_window)
+            take = _Take(sampler, film, first + n, which, n * len(film.rows), candidates * len(film.rows), on_window)
             samples = round(film.seconds * self.sampler.audioldm2.sample_rate)
             take.parts = joined(self._made_windows(take, label, judged=candidates > 1), samples)
             yield take
 
-    def _windows(self, video: str | Path) -> tuple[list[int], float]:
+    def _sampler(self, settings: dict[str, Any]) -> Sampler:
+        """The sampler with other settings of ``generation``; raises :class:`PresetError`, :class:`InputError`."""
+        if unknown := settings.keys() - Choices.__annotations__.keys():
+            raise TypeError(f"{', '.join(sorted(unknown))}: there are {', '.join(Choices.__annotations__)}")
+        chosen = {name: value for name, value in settings.items() if value is not None}
+        if not chosen:
+            return self.sampler
+        values = self.sampler.preset.to_dict()
+        preset = preset_from_dict({**values, "generation": {**values["generation"], **chosen}}, "VideoToAudio")
+        build_scheduler(preset.generation.scheduler, self.sampler.audioldm2.scheduler.config)  # raises for no name
+        return replace(self.sampler, preset=preset)
+
+    def _film(self, video: Path, start: float, duration: float | None) -> _Film:
+        check_part(start, duration)
         media, generation = self.sampler.preset.media, self.sampler.preset.generation
         limit = self.sampler.preset.cache.decode_timeout_seconds
-        seconds = killable(probe, video, seconds=limit).duration_s or media.seconds
+        whole = killable(probe, video, seconds=limit).duration_s or media.seconds
+        if start >= whole:
+            raise InputError(f"start is {start:g} s, and {video} has only {whole:g} s")
+        seconds = whole - start if duration is None else min(duration, whole - start)
         try:
             rows = window_rows(
                 seconds, media.seconds, generation.overlap_seconds, self.sampler.audioldm2.latent_seconds
             )
         except ValueError as error:
             raise InputError(f"generation.overlap_seconds: {error}") from None
-        return rows, seconds
+        return _Film(video, float(start), rows, seconds)
 
     def _tokens(self, film: _Film, number: int) -> Tensor:
         """The mapper's tokens of a window, (1, 8, D); each window is looked at once."""
         if number == len(film.tokens):
             media, limit = self.sampler.preset.media, self.sampler.preset.cache.decode_timeout_seconds
-            start = film.rows[number] * self.sampler.audioldm2.latent_seconds
+            start = self._begins(film, number)
             try:
                 decoded = decode_killable(film.video, media, start=start, audio=False, blank=True, seconds=limit)
             except ClipError as error:
@@ -204,14 +260,18 @@ class VideoToAudio:
             film.tokens.append(self.sampler.predict(visual))
         return film.tokens[number]
 
+    def _begins(self, film: _Film, number: int) -> float:
+        """Where in the video a window begins, in seconds."""
+        return film.start + film.rows[number] * self.sampler.audioldm2.latent_seconds
+
     def _name(self, film: _Film, number: int) -> str:
-        start = film.rows[number] * self.sampler.audioldm2.latent_seconds
-        end = min(start + self.sampler.preset.media.seconds, film.seconds)
+        start = self._begins(film, number)
+        end = min(start + self.sampler.preset.media.seconds, film.start + film.seconds)
         return f"window {number + 1} of {len(film.rows)} ({start:.1f} to {end:.1f} s)"
 
     def _made_windows(self, take: _Take, label: str, judged: bool) -> Iterator[tuple[int, np.ndarray]]:
         """Where each window starts, in samples, and its sound; as many are made at once as a batch has."""
-        model, generation, film = self.sampler.audioldm2, self.sampler.preset.generation, take.film
+        model, generation, film = take.sampler.audioldm2, take.sampler.preset.generation, take.film
         if len(film.rows) == 1:
             noises = iter(model.noise([film.video.stem], take.seed))
         else:
@@ -222,7 +282,7 @@ class VideoToAudio:
             noise = torch.stack(list(islice(noises, len(batch))))
             on_step = take.steps_of(batch, generation.steps)
             seeds = step_seeds([f"{film.video.stem}/{film.rows[number]}" for number in batch], take.seed)
-            waves = self.sampler.synthesise(tokens, [label] * len(batch), noise, seeds, on_step)
+            waves = take.sampler.synthesise(tokens, [label] * len(batch), noise, seeds, on_step)
             for number, wave in zip(batch, waves, strict=True):
                 if not np.isfinite(wave).all():
                     where = f" of {self._name(film, number)}" if len(film.rows) > 1 else ""
@@ -239,3 +299,15 @@ class VideoToAudio:
             self._judge = load_encoder("audiomae", preset=self.sampler.preset, device=self.device)
         heard = self._judge.encode(torch.from_numpy(windows))
         return torch.nn.functional.cosine_similarity(heard, tokens.float(), dim=-1).cpu()
+
+
+def check_part(start: float, duration: float | None) -> None:
+    """Raise :class:`InputError` unless these can be a part of a film, in seconds."""
+    if not (_is_number(start) and start >= 0):
+        raise InputError(f"start is {start!r}, and must be a number of seconds, 0 or more")
+    if duration is not None and not (_is_number(duration) and duration > 0):
+        raise InputError(f"duration is {duration!r}, and must be a number of seconds, more than 0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

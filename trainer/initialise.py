@@ -13,6 +13,7 @@ from pipeline.hub import audioldm2_folder, hub_folder, is_hub_id
 from presets import Preset
 from trainer.mapper import CONFIG, Mapper, load_weights, read_spec
 from trainer.provenance import differing_features
+from trainer.registry import shipped_mapper
 
 _NESTINGS = ("cond_stage_models.0.model.", "transformer.", "language_model.", "")
 _SOURCE = (
@@ -30,9 +31,9 @@ def initial_weights(preset: Preset) -> str:
     """
     source, weights = preset.mapper.initialise, preset.weights
     if source == "shipped":
-        if weights.source != "shipped":
+        if (shipped := shipped_mapper(preset)) is None:
             raise WeightsError(f"mapper.initialise=shipped: no mapper ships with the preset {preset.name}")
-        return str(weights.path / "mapper")
+        return str(shipped)
     if source != "audioldm2":
         return str(hub_folder(source, [""], "mapper.initialise")) if is_hub_id(source) else source
     if weights.source == "seeded":

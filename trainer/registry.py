@@ -9,6 +9,7 @@ import torch
 
 from pipeline.errors import WeightsError
 from pipeline.hub import hub_folder, is_hub_id
+from presets import Preset
 from trainer.diffusion_mapper import DiffusionMapper
 from trainer.mapper import CONFIG, GPT2Mapper, Mapper, MapperSpec, check_weights, load_weights, read_spec
 
@@ -21,8 +22,31 @@ def build_mapper(spec: MapperSpec) -> Mapper:
 
 
 def mapper_folder(source: str | Path) -> Path:
-    """The folder of a saved mapper; of a hub id (text ``owner/name``) the one in the hub's cache."""
-    return hub_folder(source, [""], "mapper") if isinstance(source, str) and is_hub_id(source) else Path(source)
+    """The folder of a saved mapper, given itself or its run; of a hub id (``owner/name``) the one in the hub's cache.
+
+    Text that could be both, as ``runs/mine``, is a folder where its first part is one.
+    """
+    if isinstance(source, str) and is_hub_id(source) and not Path(source).parent.is_dir():
+        return hub_folder(source, [""], "mapper")
+    folder = Path(source)
+    inside = folder / "mapper"
+    return inside if inside.is_dir() and not (folder / CONFIG).exists() else folder
+
+
+def shipped_mapper(preset: Preset) -> Path | None:
+    """The mapper that ships with the preset's weights."""
+    return preset.weights.path / "mapper" if preset.weights.source == "shipped" else None
+
+
+def default_mapper(preset: Preset) -> Path:
+    """:func:`shipped_mapper`; where there is none, raises :class:`WeightsError` that says how to get one."""
+    if (shipped := shipped_mapper(preset)) is None:
+        raise WeightsError(
+            f"no trained mapper ships with the preset '{preset.name}'. Train one (make extract, then make train "
+            f"PRESET={preset.name}), and give its run, the folder of a mapper, or the id of one on the hub "
+            f"(owner/name): --run, or VideoToAudio.from_pretrained(mapper)"
+        )
+    return shipped
 
 
 class MFMMapper:
