@@ -15,11 +15,14 @@ from pathlib import Path
 
 import av
 
-from generate.mux import CONTAINERS, Picture, plan_picture
+from generate.mux import CONTAINERS, Picture, check_audio, plan_own_sound, plan_picture
+from generate.picture_track import Part
 from pipeline.decoding import killable
-from pipeline.errors import WriteError
+from pipeline.errors import InputError, WriteError
+from pipeline.media import probe
 from pipeline.media_writing import MADE_BY
 from pipeline.outputs import check_output
+from pipeline.resampling import check_rate
 from pipeline.writing import write_error
 
 SOUND_SUFFIXES = (".wav", ".flac")
@@ -27,19 +30,39 @@ SOUND_SUFFIXES = (".wav", ".flac")
 
 @dataclass(frozen=True)
 class Output:
-    """Files of one video: ``sound`` always, ``video`` with its ``picture`` unless the sound alone was asked for."""
+    """Files of one video: ``sound`` always, ``video`` with its ``picture`` unless the sound alone was asked for.
+
+    ``notes``: what the user should know before anything is computed, that of the picture among it.
+    """
 
     sound: Path
     video: Path | None = None
     picture: Picture | None = None
+    notes: tuple[str, ...] = ()
 
 
-def plan_output(video: Path, asked: Path, codec: str = "auto", seconds: float = 60.0) -> Output:
+def plan_output(
+    video: Path,
+    asked: Path,
+    codec: str = "auto",
+    seconds: float = 60.0,
+    *,
+    audio: str = "replace",
+    gain: float = 0.0,
+    start: float = 0.0,
+    duration: float | None = None,
+    rate: int | None = None,
+) -> Output:
     """What ``-o asked`` means for one video: a file by its suffix, or a folder, where the video keeps its name.
 
-    ``seconds``: the limit for looking at the video. Raises :class:`WriteError` for what cannot be written,
-    :class:`pipeline.errors.ClipError` for a video without a picture that can get there.
+    ``seconds``: the limit for looking at the video. ``audio``, ``gain``, ``start``, ``duration``: see
+    :func:`generate.mux.mux`; ``rate``: of the sound alone, in Hz. With the codec ``copy``, a file that was named is
+    never another one. Raises :class:`WriteError` for what cannot be written, :class:`InputError` for arguments
+    that cannot be, :class:`pipeline.errors.ClipError` for a video without a picture that can get there.
     """
+    check_rate(rate)
+    check_audio(audio, gain)
+    part = Part(start, duration)
     known = (*CONTAINERS, *SOUND_SUFFIXES)
     suffix = asked.suffix.lower()
     if _is_folder(asked) and suffix in known:
@@ -55,11 +78,29 @@ def plan_output(video: Path, asked: Path, codec: str = "auto", seconds: float = 
         )
     check_output(path, [video])
     suffix = path.suffix.lower()
+    if suffix in SOUND_SUFFIXES and audio != "replace":
+        raise InputError(f"{path} holds the generated sound alone: for --audio {audio} take {', '.join(CONTAINERS)}")
+    if not part.whole:
+        length = killable(probe, video, seconds=seconds).duration_s
+        if length and start >= length:
+            raise InputError(f"{video} is {length:.2f} s long: no part of it starts at {start:g} s")
     if suffix in SOUND_SUFFIXES:
         return Output(path)
-    picture: Picture = killable(plan_picture, video, suffix, codec, seconds=seconds)
+    named = path == asked
+    picture: Picture = killable(
+        plan_picture,
+        video,
+        suffix,
+        codec,
+        start=start,
+        duration=duration,
+        fallback=codec != "copy" or not named,
+        seconds=seconds,
+    )
+    own = killable(plan_own_sound, video, picture.suffix, audio, gain, start=start, seconds=seconds)
     film = path if picture.suffix == suffix else path.with_suffix(picture.suffix)
-    output = Output(path.with_suffix(".wav"), film, picture)
+    notes = tuple(note for note in (picture.note, own.note) if note)
+    output = Output(path.with_suffix(".wav"), film, picture, notes)
     for other in (output.sound, output.video):
         if other is not None and other != path:
             check_output(other, [video])

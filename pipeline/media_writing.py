@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
+from pipeline.resampling import check_rate, resampled
 from pipeline.writing import replacing
 
 MADE_BY = "MFM-Mapper"  # in the metadata of what this program writes
@@ -31,18 +32,32 @@ def to_16_bit(waveform: np.ndarray) -> np.ndarray:
     return np.round(np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2")
 
 
-def write_wav(path: str | Path, waveform: Sound, sample_rate: int, comment: str = "") -> None:
+def at_rate(sound: Sound, sample_rate: int, rate: int | None) -> tuple[Iterator[np.ndarray], int]:
+    """The parts of a sound at ``rate`` in Hz, None for its own, and that rate.
+
+    Raises :class:`pipeline.errors.InputError` for a rate that no file here has, ValueError as :func:`parts_of`.
+    """
+    check_rate(rate)
+    rate = rate or sample_rate
+    return resampled(parts_of(sound), sample_rate, rate), rate
+
+
+def write_wav(
+    path: str | Path, waveform: Sound, sample_rate: int, comment: str = "", *, rate: int | None = None
+) -> None:
     """Write float (samples,) in [-1, 1], or its parts one after the other, as 16-bit mono with our name in it.
 
-    ``comment``: one line that :func:`wav_comment` gives back. Raises ValueError for NaN or Inf,
-    :class:`pipeline.errors.WriteError` if the file cannot be written.
+    ``comment``: one line that :func:`wav_comment` gives back. ``rate``: Hz of the file, from 8000 to 192000,
+    instead of the sound's own. Raises ValueError for NaN or Inf, :class:`pipeline.errors.InputError` for another
+    rate, :class:`pipeline.errors.WriteError` if the file cannot be written.
     """
+    parts, sample_rate = at_rate(waveform, sample_rate, rate)
     with replacing(path) as temporary:
         with wave.open(str(temporary), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(sample_rate)
-            for part in parts_of(waveform):
+            for part in parts:
                 file.writeframes(to_16_bit(part).tobytes())
         with temporary.open("rb+") as raw:  # RIFF's own places for the name of the software and a comment
             fields = _riff_field(b"ISFT", MADE_BY) + (_riff_field(b"ICMT", comment) if comment else b"")
@@ -83,12 +98,13 @@ def wav_comment(path: str | Path) -> str:
     return ""
 
 
-def write_flac(path: str | Path, waveform: Sound, sample_rate: int) -> None:
+def write_flac(path: str | Path, waveform: Sound, sample_rate: int, *, rate: int | None = None) -> None:
     """The same samples as :func:`write_wav`, losslessly compressed."""
+    parts, sample_rate = at_rate(waveform, sample_rate, rate)
     with replacing(path) as temporary, av.open(str(temporary.absolute()), "w", format="flac") as container:
         stream: Any = container.add_stream("flac", rate=sample_rate, layout="mono")
         written = 0
-        for part in parts_of(waveform):
+        for part in parts:
             frame = av.AudioFrame.from_ndarray(to_16_bit(part)[None], format="s16", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = sample_rate, written, Fraction(1, sample_rate)
             container.mux(stream.encode(frame))

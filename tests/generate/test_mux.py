@@ -216,7 +216,7 @@ def test_sound_and_picture_alternate(tmp_path):
         latest[kind] = time
         assert abs(latest["video"] - latest["audio"]) < 1.2
     heard = sound_of(tmp_path / "out.mp4")
-    assert len(heard) == pytest.approx(160_000, abs=2048)
+    assert len(heard) == pytest.approx(480_000, abs=2048)
 
 
 def test_files_without_a_picture(tmp_path):
