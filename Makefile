@@ -40,7 +40,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED) ## from nothing to sound on the micro preset: render clips, extract, train, generate, report
-	$(BIN)/python -m manifests --out demo/clips --clips $(DEMO_CLIPS)
+	$(BIN)/python -m micro render --out demo/clips --clips $(DEMO_CLIPS)
 	$(BIN)/python -m pipeline extract --preset micro --manifest demo/clips --cache demo/cache
 	$(BIN)/python -m trainer --preset micro --cache demo/cache --run demo/run $(DEMO_TRAINING)
 	$(BIN)/python -m generate --preset micro --cache demo/cache --run demo/run --out demo/out
@@ -48,7 +48,7 @@ demo: $(INSTALLED) ## from nothing to sound on the micro preset: render clips, e
 	$(BIN)/python -m micro report --out demo/out
 
 demo/clips: | $(INSTALLED)
-	$(BIN)/python -m manifests --out demo/clips --clips $(DEMO_CLIPS)
+	$(BIN)/python -m micro render --out demo/clips --clips $(DEMO_CLIPS)
 
 weights: $(INSTALLED) ## fetch the official files of PRESET=paper that are missing, after ARGS="--accept-licences"
 	$(BIN)/python -m pipeline weights --preset $(call quoted,PRESET) --download $(ARGS)

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from benchmarks.common import peak_memory_gb, seconds, write_result
+from common.runtime import quiet_libraries
 from pipeline.encoders import load_encoder
 from pipeline.media import decode_clip
-from pipeline.runtime import quiet_libraries
 from presets import load_preset
 
 

@@ -18,13 +18,13 @@ import scipy.linalg
 import torch
 
 from benchmarks.common import medians, seconds, write_result
+from common.runtime import choose_device
 from evaluation.extract import extract
 from evaluation.files import find_files
 from evaluation.metrics import frechet_distance, gaussian
 from evaluation.networks import NETWORKS, seeded_network
 from evaluation.reading import Reading
-from pipeline.media_writing import write_video, write_wav
-from pipeline.runtime import choose_device
+from pipeline.media.writing import write_video, write_wav
 
 TEST_SET = 15_000  # clips of VGGSound's test split
 

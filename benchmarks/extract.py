@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import interleaved, medians, write_result
-from manifests.scene import FRAMES_PER_SECOND, SAMPLE_RATE
-from manifests.world import KINDS, make_scene, render_frames, render_waveform
+from common.runtime import quiet_libraries
+from manifests.manifest import clips_from_folder, make_manifest
+from micro.world.render import KINDS, make_scene, render_frames, render_waveform
+from micro.world.scene import FRAMES_PER_SECOND, SAMPLE_RATE
 from pipeline.cache import open_store
 from pipeline.extract import Extractor
-from pipeline.manifest import clips_from_folder, make_manifest
 from pipeline.media import decode_clip
-from pipeline.media_writing import write_video
-from pipeline.runtime import quiet_libraries
+from pipeline.media.writing import write_video
 from pipeline.stages import STAGES
 from presets import load_preset
 

@@ -20,10 +20,10 @@ import torch
 from diffusers import AudioLDM2Pipeline
 
 from benchmarks.common import peak_memory_gb, write_result
+from common.runtime import quiet_libraries
 from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
 from generate.components import build_components
 from generate.schedulers import build_scheduler
-from pipeline.runtime import quiet_libraries
 from presets import load_preset
 
 

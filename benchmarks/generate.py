@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.common import interleaved, medians, seconds, write_result
 from benchmarks.full_size import difference, diffusers_waveform
+from common.runtime import quiet_libraries
 from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
-from pipeline.runtime import quiet_libraries
 from presets import Preset, load_preset
 
 _SAMPLES, _GUIDANCE = 160_000, 3.5

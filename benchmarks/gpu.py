@@ -28,8 +28,8 @@ import torch
 
 from benchmarks.common import machine, write_result
 from benchmarks.gpu_sections import SECTIONS, Settings
-from pipeline.errors import MFMError
-from pipeline.runtime import choose_device, quiet_libraries
+from common.errors import MFMError
+from common.runtime import choose_device, quiet_libraries
 from presets import load_preset
 
 TOTAL_SECONDS = 500  # of the sections; the rest of nine minutes is for starting and ending

@@ -19,11 +19,11 @@ import benchmarks.generate
 import benchmarks.predict
 import benchmarks.train
 from benchmarks.common import peak_memory_gb, seconds
+from manifests.manifest import clips_from_folder, make_manifest
 from pipeline.cache import ShardContent, open_store
 from pipeline.encoders import load_encoder
 from pipeline.encoders.base import cast_matrices
 from pipeline.extract import Extractor
-from pipeline.manifest import clips_from_folder, make_manifest
 from pipeline.stages import STAGES
 from presets import Preset, load_preset
 from trainer.data import TARGET, load_data

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import interleaved, medians, write_result
-from pipeline.runtime import quiet_libraries
+from common.runtime import quiet_libraries
 from presets import Preset, load_preset
 from trainer.mapper import GPT2Mapper, MapperSpec
 

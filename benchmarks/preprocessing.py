@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from benchmarks.common import write_result
+from common.runtime import quiet_libraries
 from pipeline.encoders import load_encoder
 from pipeline.media import decode_clip
-from pipeline.runtime import quiet_libraries
 from presets import load_preset
 
 

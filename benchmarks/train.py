@@ -26,8 +26,8 @@ import webdataset
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import interleaved, medians, write_result
+from common.runtime import choose_device
 from pipeline.cache import Joined, ShardContent, open_store
-from pipeline.runtime import choose_device
 from presets.config import MapperConfig
 from trainer.data import TARGET, TensorData
 from trainer.mapper import Mapper, MapperSpec

@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 from typer.core import TyperGroup
 
-from pipeline.console import command, out, progress, summary
+from common.console import command, out, progress, summary
 
 
 class _EvaluateUnlessNamed(TyperGroup):
@@ -62,6 +62,9 @@ def evaluate(
     assignments: SetOption = [],  # noqa: B006
 ) -> None:
     """Compute every metric that weights or feature files allow; print it and write JSON, Markdown and a page."""
+    from common.errors import InputError
+    from common.outputs import check_folder
+    from common.runtime import quiet_libraries
     from evaluation.evaluate import Side
     from evaluation.evaluate import evaluate as run
     from evaluation.files import reference_features
@@ -69,9 +72,6 @@ def evaluate(
     from evaluation.networks.clap import CLAP
     from evaluation.report import columns, table, title, write_report
     from evaluation.texts import read_texts
-    from pipeline.errors import InputError
-    from pipeline.outputs import check_folder
-    from pipeline.runtime import quiet_libraries
     from presets import load_preset
 
     quiet_libraries()
@@ -140,10 +140,11 @@ def filter_clips(
 
     Needs ImageBind's weights: no small network knows what fits in real videos.
     """
+    from common.outputs import check_output
+    from common.runtime import quiet_libraries
     from evaluation.similarity import beside, filter_manifest, write_filtered
-    from pipeline.manifest import clips_from_folder, make_manifest, probe_clips, read_manifest
-    from pipeline.outputs import check_output
-    from pipeline.runtime import quiet_libraries
+    from manifests.manifest import clips_from_folder, make_manifest, read_manifest
+    from pipeline.probing import probe_clips
     from presets import load_preset
 
     quiet_libraries()
@@ -177,9 +178,9 @@ def _excluded(reasons: dict[str, str], listed: int = 10) -> dict[str, str]:
 
 
 def _work(settings: Any, device: str, workers: int | None, batch: int | None, bar: Progress) -> Any:
+    from common.runtime import choose_device
     from evaluation.evaluate import Work
     from evaluation.reading import Reading
-    from pipeline.runtime import choose_device
 
     count = settings.cache.decode_workers if workers is None else workers
     return Work(choose_device(device), Reading(count, settings.cache.decode_timeout_seconds), batch, steps(bar))

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import CacheError
+from common.writing import remove_leftovers, replacing, visible_files, write_text
 from evaluation.files import FileMark
-from pipeline.errors import CacheError
-from pipeline.writing import remove_leftovers, replacing, visible_files, write_text
 
 Entry = Tensor | dict[str, Tensor]
 

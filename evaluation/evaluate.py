@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.errors import InputError, MFMError
 from evaluation.caches import finite, maker, read_cache
 from evaluation.extract import extract
 from evaluation.files import find_files
 from evaluation.networks import NETWORKS, FeatureNetwork, load_network
 from evaluation.reading import Reading
 from evaluation.scores import METRICS, Features, Metric
-from pipeline.errors import InputError, MFMError
-from pipeline.media import VIDEO_SUFFIXES
+from manifests.folders import VIDEO_SUFFIXES
 from presets import Preset
 
 _RESAMPLES, _CONFIDENCE, _SEED = 1000, 0.95, 0

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.errors import MFMError
 from evaluation.caches import Entry, FeatureFiles
 from evaluation.files import FileMark
 from evaluation.networks import FeatureNetwork
 from evaluation.reading import Reading, read_ahead
-from pipeline.errors import MFMError
 
 SAVE_EVERY = 256  # clips between two parts of a feature file: what a kill can cost
 # What is read of a file, for the JSON beside the features: another number, and features are made again.

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ClipError
-from pipeline.media import VIDEO_SUFFIXES
-from pipeline.writing import visible_files
+from common.errors import ClipError
+from common.writing import visible_files
+from manifests.folders import VIDEO_SUFFIXES
 
 SUFFIXES = (".wav", ".flac", *VIDEO_SUFFIXES)
 _BLOCK = 1 << 20

@@ -1,6 +1,6 @@
 """The metrics of the paper's Table 1, computed as av-benchmark computes them (paper section 4.2).
 
-All take arrays of finite numbers and raise :class:`pipeline.errors.InputError` for others, for wrong
+All take arrays of finite numbers and raise :class:`common.errors.InputError` for others, for wrong
 dimensions and for too few rows.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-from pipeline.errors import InputError
+from common.errors import InputError
 
 DESYNC_OFFSETS = np.linspace(-2.0, 2.0, 21)  # seconds, the classes of Synchformer
 _INCEPTION_SPLITS, _INCEPTION_SEED = 10, 2020

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ClipError
+from common.errors import ClipError
 from pipeline.media import check_file
 
 SIZE = 224

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.errors import ClipError
 from evaluation.files import FileMark, mark
 from evaluation.pictures import PictureInput
 from evaluation.sounds import SoundInput
 from pipeline.decoding import Call, DecodePool, prefetch
-from pipeline.errors import ClipError
 from presets import MediaConfig
 
 _WORTH_WORKERS = 32  # files: for fewer a worker's start costs more than it saves

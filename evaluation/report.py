@@ -10,9 +10,9 @@ from typing import Any
 
 import jinja2
 
+from common.writing import replacing
 from evaluation.evaluate import METRICS, Result
-from pipeline.names import as_markdown
-from pipeline.writing import replacing
+from manifests.names import as_markdown
 
 _HERE = Path(__file__).parent
 _LISTED = 20

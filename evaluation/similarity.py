@@ -13,13 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.errors import InputError
+from common.writing import replacing
 from evaluation.evaluate import Work, gather
 from evaluation.extract import extract
 from evaluation.metrics import cosine_per_clip
 from evaluation.networks import NETWORKS, load_network
-from pipeline.errors import InputError
-from pipeline.manifest import SCHEMA, Clip, Manifest, make_manifest
-from pipeline.writing import replacing
+from manifests.manifest import SCHEMA, Clip, Manifest, make_manifest
 
 THRESHOLD = 0.3
 COLUMN = "imagebind_similarity"

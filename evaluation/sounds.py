@@ -10,8 +10,8 @@ import av
 import numpy as np
 import torch
 
+from common.errors import ClipError
 from evaluation.resampling import needed, resample
-from pipeline.errors import ClipError
 from pipeline.media import check_file
 
 _TRUNCATION_TOLERANCE = 0.5  # seconds by which a stream may end before its declared end

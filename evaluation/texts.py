@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError
-from pipeline.lists import read_text
+from common.errors import InputError
+from manifests.lists import read_text
 
 _IDS, _TEXTS = ("clip_id", "id", "name"), ("caption", "text", "label")
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.console import CACHE, command, out, progress, shown, summary
+from common.console import CACHE, command, out, progress, shown, summary
 from presets import Preset
 
 NAMED = 10  # failed clips in the summary; made.parquet has all of them
@@ -44,9 +44,9 @@ def generate(
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
     """Generate sound; clips that are already there are left alone."""
+    from common.errors import InputError
+    from common.runtime import choose_device, quiet_libraries
     from generate.mux import VIDEO_CODECS
-    from pipeline.errors import InputError
-    from pipeline.runtime import choose_device, quiet_libraries
     from presets import load_preset
 
     quiet_libraries()
@@ -59,13 +59,13 @@ def generate(
     if video is not None:
         one_video(video, run, output, label, settings, device, candidates, video_codec)
         return
+    from common.errors import IncompleteError
     from generate.records import video_of
     from generate.sampling import load_sampler
     from generate.split import check_out, choose_clips, generate_split
+    from manifests.manifest import read_manifest
     from pipeline.cache import cache_manifest, open_store
     from pipeline.cluster import array_slice
-    from pipeline.errors import IncompleteError
-    from pipeline.manifest import read_manifest
 
     if cache is None:
         raise InputError("give a VIDEO, or --cache (and --manifest) to generate a split")
@@ -137,13 +137,13 @@ def note_other_preset(trained: object, settings: Preset) -> None:
 def one_video(
     video: Path, run: Path, asked: Path, label: str, settings: Preset, device: str, candidates: int, video_codec: str
 ) -> None:
+    from common.errors import MFMError
     from generate.mux import mux
     from generate.outputs import plan_output
     from generate.video_to_audio import VideoToAudio
     from pipeline.decoding import killable
-    from pipeline.errors import MFMError
     from pipeline.media import check_file
-    from pipeline.media_writing import read_wav_parts, write_flac
+    from pipeline.media.writing import read_wav_parts, write_flac
 
     check_file(video)
     started = time.monotonic()

@@ -226,7 +226,7 @@ def load_audioldm2(
     """AudioLDM-2 of a preset: seeded at its sizes, or the diffusers folder ``<weights.folder>/audioldm2``.
 
     ``negatives`` is a folder that keeps negative conditions between runs.
-    Raises :class:`pipeline.errors.WeightsError` naming what is missing, its source and licence.
+    Raises :class:`common.errors.WeightsError` naming what is missing, its source and licence.
     """
     folder = None if preset.weights.source == "seeded" else find_folder(preset)
     parts, negative = build_components(preset) if folder is None else load_components(folder, preset)

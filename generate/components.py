@@ -31,17 +31,19 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
-from generate.mel import GriffinLim
+from common.errors import PresetError, WeightsError
+from common.hashing import sha256_file, sha256_state
+from common.registry import Registry
 from pipeline.attention import MEMORY
 from pipeline.encoders import load_encoder
 from pipeline.encoders.base import fill_official
-from pipeline.encoders.checkpoints import sha256_file, sha256_state
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
-from pipeline.errors import PresetError, WeightsError
 from pipeline.hub import audioldm2_folder
 from presets import Preset
 from presets.official import AUDIOLDM2_REPOSITORY
 
+# Vocoders besides HiFi-GAN, by the ``_class_name`` of their config.
+VOCODERS = Registry("vocoder", GriffinLim="micro.vocoder:GriffinLim")
 TOKENS = 8  # pooled AudioMAE vectors a clip
 
 _SOURCE = f"https://huggingface.co/{AUDIOLDM2_REPOSITORY} (CC BY-NC-SA 4.0: non-commercial, share alike)"
@@ -122,9 +124,9 @@ def build_components(preset: Preset) -> tuple[dict[str, Any], Callable[[], Negat
 
 
 def _build_vocoder(config: dict[str, Any]) -> Any:
-    """HiFi-GAN, or Griffin-Lim where ``_class_name`` says so."""
-    if config.get("_class_name") == GriffinLim.__name__:
-        return GriffinLim(**{k: v for k, v in config.items() if k != "_class_name"})
+    """HiFi-GAN, or what ``_class_name`` says."""
+    if (name := config.get("_class_name", "")) in VOCODERS:
+        return VOCODERS[name](**{k: v for k, v in config.items() if k != "_class_name"})
     return SpeechT5HifiGan(SpeechT5HifiGanConfig(**config))
 
 
@@ -133,7 +135,7 @@ def _vocoder_kind(folder: Path) -> Any:
         name = json.loads((folder / "config.json").read_text()).get("_class_name")
     except (OSError, ValueError):
         name = None  # the loader below says what is wrong
-    return GriffinLim if name == GriffinLim.__name__ else SpeechT5HifiGan
+    return VOCODERS.get(name, SpeechT5HifiGan)
 
 
 def find_folder(preset: Preset) -> Path:

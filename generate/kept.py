@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.errors import WriteError
-from pipeline.writing import replacing
+from common.errors import WriteError
+from common.writing import replacing
 
 
 def user_cache() -> Path | None:

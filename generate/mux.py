@@ -11,6 +11,8 @@ from typing import Any
 
 import av
 
+from common.errors import ClipError, InputError
+from common.writing import replacing
 from generate import sound_track
 from generate.picture_track import (
     Part,
@@ -23,10 +25,8 @@ from generate.picture_track import (
     open_source,
 )
 from generate.sound_track import OWN_TITLE, TITLE, add_track, name_track
-from pipeline.errors import ClipError, InputError
 from pipeline.media.container import audio_stream, kind_of, video_stream
-from pipeline.media_writing import MADE_BY, Sound, parts_of, read_wav_parts
-from pipeline.writing import replacing
+from pipeline.media.writing import MADE_BY, Sound, parts_of, read_wav_parts
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 VIDEO_CODECS = ("auto", "copy", "h264")
@@ -185,7 +185,7 @@ def mux(
 
     Memory does not grow with the length. Raises :class:`ClipError` if the picture cannot be read or does not go
     into this container, :class:`InputError` for arguments that cannot be,
-    :class:`pipeline.errors.WriteError` if ``out`` cannot be written.
+    :class:`common.errors.WriteError` if ``out`` cannot be written.
     """
     suffix, part = Path(out).suffix.lower(), Part(start, duration)
     picture = picture or plan_picture(video, suffix, "copy", start=start, duration=duration)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.manifest import Clip
-from pipeline.media_writing import wav_comment
+from manifests.manifest import Clip
+from pipeline.media.writing import wav_comment
 from pipeline.sources import SourceFile
 
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import av
 
+from common.errors import InputError, WriteError
+from common.outputs import check_output
+from common.writing import write_error
 from generate.mux import CONTAINERS, Picture, check_audio, plan_own_sound, plan_picture
 from generate.picture_track import Part
 from pipeline.decoding import killable
-from pipeline.errors import InputError, WriteError
 from pipeline.media import probe
-from pipeline.media_writing import MADE_BY
-from pipeline.outputs import check_output
+from pipeline.media.writing import MADE_BY
 from pipeline.resampling import check_rate
-from pipeline.writing import write_error
 
 SOUND_SUFFIXES = (".wav", ".flac")
 
@@ -58,7 +58,7 @@ def plan_output(
     ``seconds``: the limit for looking at the video. ``audio``, ``gain``, ``start``, ``duration``: see
     :func:`generate.mux.mux`; ``rate``: of the sound alone, in Hz. With the codec ``copy``, a file that was named is
     never another one. Raises :class:`WriteError` for what cannot be written, :class:`InputError` for arguments
-    that cannot be, :class:`pipeline.errors.ClipError` for a video without a picture that can get there.
+    that cannot be, :class:`common.errors.ClipError` for a video without a picture that can get there.
     """
     check_rate(rate)
     check_audio(audio, gain)

@@ -12,7 +12,7 @@ from typing import Any
 
 import av
 
-from pipeline.errors import InputError
+from common.errors import InputError
 from pipeline.media.container import TIME_TOLERANCE, beginnings, kind_of, open_container, origin_of, video_stream
 from pipeline.media.picture import display_matrix
 

@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from pipeline.console import shown
+from common.console import shown
+from common.writing import replacing
 from pipeline.encoders.audiomae import KaldiFilterBank
-from pipeline.writing import replacing
 
 _BINS = 128
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import CacheError, WeightsError
+from common.hashing import sha256_file
 from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
 from generate.kept import user_cache
 from generate.schedulers import step_seeds
-from pipeline.encoders.checkpoints import sha256_file
-from pipeline.errors import CacheError, WeightsError
 from presets import Preset
 from trainer.mapper import Mapper
 from trainer.provenance import differing_features, features_provenance

@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from pipeline.errors import InputError
+from common.errors import InputError
 
 
 def build_scheduler(name: str, config: Any) -> Any:

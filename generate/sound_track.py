@@ -11,8 +11,8 @@ from typing import Any
 import av
 import numpy as np
 
+from common.errors import ClipError
 from generate.picture_track import WHOLE, Part, Timed, open_source
-from pipeline.errors import ClipError
 from pipeline.media import probe
 from pipeline.media.container import TIME_TOLERANCE, audio_stream, beginnings, origin_of
 from pipeline.resampling import Filter, resampled

@@ -13,22 +13,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.errors import ClipError, DeviceMemoryError, InputError, MFMError
+from common.outputs import check_folder
+from common.writing import remove_leftovers, write_error
 from generate.mux import Picture, mux, plan_picture
 from generate.origins import Origin
 from generate.outputs import check_not_inputs
 from generate.pictures import draw_clip
 from generate.records import VIDEO_SUFFIXES, Outcome, prepare_folder, write_records
 from generate.sampling import NOT_FINITE, Sampler
+from manifests.manifest import Clip, Manifest
+from manifests.names import id_fault
 from pipeline.cache import Store, join
 from pipeline.decoding import decode_killable, killable
-from pipeline.errors import ClipError, DeviceMemoryError, InputError, MFMError
-from pipeline.manifest import Clip, Manifest
 from pipeline.media import DecodedClip, is_silent
-from pipeline.media_writing import write_wav
-from pipeline.names import id_fault
-from pipeline.outputs import check_folder
+from pipeline.media.writing import write_wav
 from pipeline.sources import SourceFile
-from pipeline.writing import remove_leftovers, write_error
 
 EVALUATION_SECONDS = 8  # paper section 4.2
 _FILES = (("wav", (".wav",)), ("wav_8s", (".wav",)), ("mp4", VIDEO_SUFFIXES), ("png", (".png",)), ("truth", (".wav",)))

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import ClipError, IncompleteError, InputError, WriteError
+from common.writing import temporary_beside, write_error
 from generate.sampling import NOT_FINITE, Sampler, load_sampler
 from generate.schedulers import build_scheduler, step_seeds
 from generate.windows import joined, window_rows
 from pipeline.decoding import decode_killable, killable
 from pipeline.encoders import load_encoder
-from pipeline.errors import ClipError, IncompleteError, InputError, WriteError
 from pipeline.media import probe
-from pipeline.media_writing import write_wav
-from pipeline.writing import temporary_beside, write_error
+from pipeline.media.writing import write_wav
 from presets import Preset, load_preset
 from presets.config import preset_from_dict
 from trainer.registry import default_mapper

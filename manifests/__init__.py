@@ -1,1 +1,1 @@
-"""Clip lists, and the small rendered world that stands in for a data set on a fresh machine."""
+"""Clip records, and the builders that find them: folders of videos, published lists."""

@@ -7,14 +7,33 @@ from typing import Annotated
 
 import typer
 
-from pipeline.console import command, out, summary
+from common.console import command, out, progress, summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
 @app.callback()
 def main() -> None:
-    """Small foundation models for the rendered world of ``manifests.world``."""
+    """Small foundation models for the rendered world of ``micro.world.render``."""
+
+
+@app.command()
+@command
+def render(
+    out_folder: Annotated[Path, typer.Option("--out", help="folder of the clips")],
+    clips: Annotated[int, typer.Option(help="how many clips")] = 36,
+    seed: Annotated[int, typer.Option(help="another seed is another world")] = 0,
+) -> None:
+    """Render 10-s H.264/AAC clips in which things visibly hit, flash or move while they sound."""
+    from micro.world.render import render_world
+
+    made = 0
+    with progress() as bar:
+        task = bar.add_task("render clips", total=clips, note="")
+        for _, new in render_world(out_folder, clips, seed):
+            made += new
+            bar.advance(task)
+    summary("render", {"clips": f"{made} made, {clips - made} already there", "written to": out_folder})
 
 
 @app.command()
@@ -33,9 +52,9 @@ def train(
     """Train every frozen model of the micro preset; hours on 2 cores."""
     import torch
 
+    from common.errors import InputError
+    from common.runtime import choose_device, quiet_libraries
     from micro.models import STAGES, MicroModels, Steps
-    from pipeline.errors import InputError
-    from pipeline.runtime import choose_device, quiet_libraries
     from presets import load_preset
 
     quiet_libraries()
@@ -64,8 +83,8 @@ def study(
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
     """The paper's Tables 2 and 3 and Figure 3 at micro scale, with ceiling, oracle and controls."""
+    from common.runtime import quiet_libraries
     from micro.study import Study, run
-    from pipeline.runtime import quiet_libraries
 
     quiet_libraries()
     results = run(Study(folder, clips, seeds, per_class, "micro", tuple(assignments)), workers, out.print)
@@ -82,9 +101,9 @@ def report(
     output: Annotated[Path, typer.Option("--out", help="what make generate wrote of rendered clips")],
 ) -> None:
     """A page of generated clips beside their truth, with the events seen and heard, and the scores."""
-    from evaluation.networks.micro import load_classifier
+    from common.runtime import quiet_libraries
+    from micro.networks import load_classifier
     from micro.page import write_page
-    from pipeline.runtime import quiet_libraries
     from presets import load_preset
 
     quiet_libraries()

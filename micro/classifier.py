@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evaluation.networks.micro import RATE, SECONDS, MicroClassifier
 from micro.audio import HELD_OUT
 from micro.data import LABELS, classes, rows_of, waveforms
 from micro.fit import Fit
+from micro.networks import RATE, SECONDS, MicroClassifier
 from presets import Preset
 
 _CLIPS, _FIRST = 2400, 20_000

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manifests.scene import SECONDS, Scene
-from manifests.world import KINDS, make_scene, render_frames, render_waveform
+from micro.world.render import KINDS, make_scene, render_frames, render_waveform
+from micro.world.scene import SECONDS, Scene
 from pipeline.encoders.audiomae import normalise_waveform
 
 FRAME_RATE = 4  # pictures a second, as every visual encoder takes them

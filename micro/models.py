@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from generate.audioldm2 import Conditioning
-from generate.mel import GriffinLim
 from micro.audio import train_audiomae, train_vae
 from micro.classifier import train_classifier
 from micro.data import LABELS, waveforms
 from micro.diffusion import encode_latents, encode_tokens, train_unet
 from micro.text import TextToAudio, save_text, train_text
 from micro.vision import train_cavp, train_frames, train_timechat
+from micro.vocoder import GriffinLim
 from presets import Preset
 
 CLIPS = 3600  # sounds that the UNet and the language model learn from
@@ -152,7 +152,7 @@ class MicroModels:
             stages.append(f"| {path.stem} | {last['step']} | {last['seconds'] / 60:.0f} | {figures} |")
         return (
             "# Weights of the micro preset\n\nSmall models of the same kinds as the paper's, trained on the rendered "
-            f"world of `manifests/world.py` by `python -m micro train` with seed {self.preset.weights.seed}, on 2 "
+            f"world of `micro/world/render.py` by `python -m micro train` with seed {self.preset.weights.seed}, on 2 "
             "CPU cores shared with other work. They know twelve classes of drawn things and nothing else. "
             "Apache-2.0, like the code.\n\n"
             "| stage | steps | minutes | on held-out scenes, of held-out sizes |\n| --- | --- | --- | --- |\n"

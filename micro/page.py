@@ -11,13 +11,13 @@ import jinja2
 import numpy as np
 import pyarrow.parquet as pq
 
-from evaluation.events import TOLERANCE_SECONDS, compare_onsets, find_onsets, loudness_agreement
-from evaluation.networks.micro import MicroClassifier
-from manifests.scene import SECONDS, Scene
+from common.errors import InputError
+from common.writing import replacing
+from micro.networks import MicroClassifier
+from micro.onsets import TOLERANCE_SECONDS, compare_onsets, find_onsets, loudness_agreement
 from micro.study import scene
-from pipeline.errors import InputError
-from pipeline.media_writing import read_wav
-from pipeline.writing import replacing
+from micro.world.scene import SECONDS, Scene
+from pipeline.media.writing import read_wav
 
 _WIDTH, _ROW, _LEFT = 900, 26, 110  # of the time line, pixels
 _STEPS = 80  # of a loudness curve

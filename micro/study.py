@@ -21,19 +21,20 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from evaluation.networks.micro import load_classifier
+from common.writing import write_text
 from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
 from generate.mel import LogMel
-from manifests.scene import Scene
-from manifests.world import KINDS, render_world, scene_of
+from manifests.manifest import Manifest, clips_from_folder, make_manifest, read_manifest, write_manifest
 from micro.data import SAMPLES
+from micro.networks import load_classifier
+from micro.world.render import KINDS, render_world, scene_of
+from micro.world.scene import Scene
 from pipeline.cache import Joined, Store, join, open_store
 from pipeline.cluster import ExtractJob
 from pipeline.encoders.audiomae import normalise_waveform
-from pipeline.manifest import Manifest, clips_from_folder, make_manifest, probe_clips, read_manifest, write_manifest
 from pipeline.media import decode_clip
-from pipeline.media_writing import read_wav, write_wav
-from pipeline.writing import write_text
+from pipeline.media.writing import read_wav, write_wav
+from pipeline.probing import probe_clips
 from presets import Preset, load_preset
 from trainer.data import TARGET
 from trainer.registry import MFMMapper

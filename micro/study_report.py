@@ -15,11 +15,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import wilcoxon
 
-from evaluation.events import CAP_SECONDS, TOLERANCE_SECONDS, compare_onsets, find_onsets, loudness_agreement
+from common.writing import replacing
 from evaluation.metrics import frechet_distance
-from evaluation.networks.micro import MicroClassifier
+from micro.networks import MicroClassifier
+from micro.onsets import CAP_SECONDS, TOLERANCE_SECONDS, compare_onsets, find_onsets, loudness_agreement
 from micro.study import CEILING, LABEL, ORACLE, SHUFFLED, TRUTH, VARIANTS, Study, load_sound, load_tokens, scene
-from pipeline.writing import replacing
 from trainer.data import TARGET
 
 _LEVEL_TIMES = (np.arange(40) + 0.5) / 4

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from manifests.scene import SECONDS, Scene
 from micro.audio import HELD_OUT
 from micro.data import FRAME_RATE, LABELS, as_decoded, pictures, rows_of, training_scenes, waveforms
 from micro.fit import Fit, Goal
+from micro.world.scene import SECONDS, Scene
 from pipeline.encoders.audiomae import AudioMAE
 from pipeline.encoders.cavp import CAVP
 from pipeline.encoders.timechat import TimeChat, timestamp_ids

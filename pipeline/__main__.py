@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.console import CacheOption, command, out, progress, shown, summary, transfers
+from common.console import CacheOption, command, out, progress, shown, summary, transfers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -29,9 +29,10 @@ def manifest(
     clips_per_shard: Annotated[int | None, typer.Option(help="default: the preset's")] = None,
 ) -> None:
     """Build a manifest from a folder of videos, or from a published list and the folder of its videos."""
-    from pipeline import manifest as manifests
-    from pipeline.errors import InputError
-    from pipeline.outputs import check_output
+    from common.errors import InputError
+    from common.outputs import check_output
+    from manifests import manifest as manifests
+    from pipeline.probing import probe_clips
     from presets import load_preset
 
     if vggsound and visualsound:
@@ -48,7 +49,7 @@ def manifest(
     _show_left_out(clips)
     found = [clip for clip in clips if clip.path]
     check_output(out_path, [Path(clip.path) for clip in found])
-    probed = {clip.clip_id: clip for clip in manifests.probe_clips(found)}
+    probed = {clip.clip_id: clip for clip in probe_clips(found)}
     shard = load_preset(preset).cache.clips_per_shard if clips_per_shard is None else clips_per_shard
     made = manifests.make_manifest([probed.get(clip.clip_id, clip) for clip in clips], shard)
     manifests.write_manifest(made, out_path)
@@ -106,12 +107,12 @@ def extract(
     assignments: SetOption = [],  # noqa: B006
 ) -> None:
     """Cache the features of every clip, shard by shard; run again to go on where it stopped."""
+    from common.errors import InputError, WriteError
+    from common.runtime import choose_device, quiet_libraries
     from pipeline.cache import open_store
     from pipeline.cluster import ExtractJob, array_slice, run_on_ray
     from pipeline.encoders.base import check_precision
-    from pipeline.errors import InputError, WriteError
     from pipeline.extract import parse_shards
-    from pipeline.runtime import choose_device, quiet_libraries
     from pipeline.stages import STAGES, check_weights
     from presets import load_preset
 
@@ -161,13 +162,14 @@ def extract(
 
 def read_or_build_manifest(path: str, clips_per_shard: int):  # type: ignore[no-untyped-def]
     """A Parquet manifest (path or URL), or that of a folder of videos. The extraction keeps it in the cache."""
-    from pipeline import manifest as manifests
+    from manifests import manifest as manifests
+    from pipeline.probing import probe_clips
 
     if "://" in path or Path(path).is_file() or path.endswith(".parquet"):
         return manifests.read_manifest(path)
     clips = manifests.clips_from_folder(path)
     _show_left_out(clips)
-    return manifests.make_manifest(manifests.probe_clips(clips), clips_per_shard)
+    return manifests.make_manifest(probe_clips(clips), clips_per_shard)
 
 
 @app.command()
@@ -177,9 +179,9 @@ def verify(
     cache_format: FormatOption = "hdf5",
 ) -> None:
     """Read every shard and check it against its checksum; print what is wrong."""
+    from common.errors import CacheError
     from pipeline.cache import open_store
     from pipeline.cache.store import other_format
-    from pipeline.errors import CacheError
     from pipeline.report import ignored_shards
     from pipeline.report import verify as check
 
@@ -207,10 +209,10 @@ def status(
     """Stage by shard: what is done, running, failed and missing; clips, bytes, time left."""
     import json
 
+    from common.errors import CacheError, InputError
+    from manifests.manifest import read_manifest
     from pipeline.cache import cache_manifest, open_store
     from pipeline.cache.store import other_format
-    from pipeline.errors import CacheError, InputError
-    from pipeline.manifest import read_manifest
     from pipeline.report import STATES, ignored_shards
     from pipeline.report import status as look
     from pipeline.stages import STAGES
@@ -243,8 +245,8 @@ def inspect(shard: Annotated[Path, typer.Argument(help="one .h5 or .tar shard")]
     """Show what a shard holds and what made it."""
     import json
 
+    from common.errors import CacheError, InputError
     from pipeline.cache.store import formats
-    from pipeline.errors import CacheError, InputError
 
     if not shard.is_file():
         raise InputError(f"{shard} does not exist")
@@ -273,9 +275,9 @@ def convert(
     target_format: Annotated[str, typer.Option("--to")] = "webdataset",
 ) -> None:
     """Copy a cache into the other format, or to another place, bit for bit."""
+    from common.errors import CacheError
     from pipeline.cache import convert as copy
     from pipeline.cache import open_store
-    from pipeline.errors import CacheError
 
     store = open_store(source, source_format)
     if not store.stages():
@@ -322,8 +324,8 @@ def weights(
     assignments: SetOption = [],  # noqa: B006
 ) -> None:
     """List every official file that a preset needs: found or not, size, sha256, source, licence; or fetch them."""
-    from pipeline.encoders.checkpoints import sha256_file
-    from pipeline.errors import WeightsError
+    from common.errors import WeightsError
+    from common.hashing import sha256_file
     from pipeline.weights import fetch, weight_files
     from presets import load_preset
 
@@ -365,7 +367,7 @@ def weights(
 
 def _check_licences(rows, accepted: bool, preset: str) -> None:  # type: ignore[no-untyped-def]
     """Show the licence of everything that is about to be fetched; raise unless they are accepted."""
-    from pipeline.errors import WeightsError
+    from common.errors import WeightsError
 
     by_licence: dict[str, list[str]] = {}
     for row in rows:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.errors import InputError, MFMError
+from manifests.manifest import Manifest
 from pipeline.cache import open_store
 from pipeline.cache.claims import Claims
-from pipeline.errors import InputError, MFMError
 from pipeline.extract import Extractor
-from pipeline.manifest import Manifest
 from pipeline.report import Report
 from pipeline.stages import STAGES
 from presets import Preset
@@ -78,7 +78,7 @@ class ShardWorker:
     """Lives in a Ray actor: loads the encoders once, then makes shards as they are given to it."""
 
     def __init__(self, job: ExtractJob):
-        from pipeline.runtime import quiet_libraries
+        from common.runtime import quiet_libraries
 
         quiet_libraries()
         self.job = job

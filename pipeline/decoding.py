@@ -25,7 +25,7 @@ from queue import Queue
 from threading import Event, Lock, Thread
 from typing import Any, TypeVar
 
-from pipeline.errors import ClipError, MFMError
+from common.errors import ClipError, MFMError
 from pipeline.media import DecodedClip, decode_clip, second_backend
 from presets.config import MediaConfig
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import WeightsError
+from common.errors import WeightsError
 
 ATTEMPTS = 6  # in a row that bring nothing new
 _BLOCK = 1 << 20

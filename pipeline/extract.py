@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.errors import CacheError, ClipError, DeviceMemoryError, FailureRateError, InputError
+from manifests.manifest import Clip, Manifest
 from pipeline.cache.claims import Claims
 from pipeline.cache.selection import clips_digest, keep_manifest
 from pipeline.cache.store import SHARED_IDENTITY, Quarantined, ShardContent, Store, differing_identity
 from pipeline.decoding import DecodePool, Job, prefetch
 from pipeline.encoders.base import Encoder, Precision
-from pipeline.errors import CacheError, ClipError, DeviceMemoryError, FailureRateError, InputError
-from pipeline.manifest import Clip, Manifest
 from pipeline.media import DecodedClip
 from pipeline.report import Report
 from pipeline.shard_work import ShardWork, StageWork, stage_work

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import list_repo_files, snapshot_download
 
-from pipeline.errors import WeightsError
+from common.errors import WeightsError
 from presets import Preset
 
 _WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5", ".ot", ".onnx", ".pth", ".ckpt")

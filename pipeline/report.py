@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.errors import CacheError
+from manifests.manifest import Manifest
 from pipeline.cache.claims import Claims
 from pipeline.cache.selection import LABEL_STAGE, Selection, clips_digest
 from pipeline.cache.store import ShardHeader, Store
-from pipeline.errors import CacheError
-from pipeline.manifest import Manifest
 
 STATES = ("done", "running", "failed", "missing", "stale", "ignored")
 

@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from pipeline.errors import InputError
+from common.errors import InputError
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 # In samples of the lower rate, and the share of its band that is kept when the rate goes down. When it goes up,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from manifests.manifest import Clip
 from pipeline.cache.selection import clips_digest
 from pipeline.cache.store import Quarantined, ShardContent
-from pipeline.manifest import Clip
 from pipeline.sources import SourceFile
 from pipeline.stages import Stage
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipeline.errors import WeightsError
+from common.errors import WeightsError
 from pipeline.media import DecodedClip
 from presets import Preset
 

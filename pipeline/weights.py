@@ -13,10 +13,10 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 
+from common.errors import InputError, WeightsError
+from common.hashing import sha256_file
 from pipeline.download import download
 from pipeline.encoders import ENCODERS
-from pipeline.encoders.checkpoints import sha256_file
-from pipeline.errors import InputError, WeightsError
 from pipeline.hub import audioldm2_folder, choose_files, is_hub_id
 from presets import Preset
 from presets.official import AUDIOLDM2_REPOSITORY, OFFICIAL_FILES, CheckpointFile

@@ -4,7 +4,7 @@ A preset is a YAML file in this folder (``micro``, ``paper``) or anywhere on dis
 checked against the dataclasses of :mod:`presets.config`.
 """
 
+from common.errors import PresetError
 from presets.config import MediaConfig, Preset, available_presets, load_preset
-from presets.errors import PresetError
 
 __all__ = ["MediaConfig", "Preset", "PresetError", "available_presets", "load_preset"]

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from presets.errors import PresetError
+from common.errors import PresetError
 
 T = TypeVar("T")
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from common.errors import PresetError
 from presets.checks import (
     Arguments,
     Batch,
@@ -26,7 +27,6 @@ from presets.checks import (
     checked,
     short,
 )
-from presets.errors import PresetError
 from presets.text import assigned_value, merge, read_yaml
 
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from common.errors import PresetError
 from presets.checks import field_type, short
-from presets.errors import PresetError
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.console import CacheOption, command, progress, summary
+from common.console import CacheOption, command, progress, summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -24,8 +24,8 @@ def train(
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
     """Fit the mapper; run again to resume after the last complete epoch."""
+    from common.runtime import quiet_libraries
     from pipeline.cache import open_store
-    from pipeline.runtime import quiet_libraries
     from presets import load_preset
     from trainer.train import Trainer
 

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.encoders.checkpoints import sha256_file
-from pipeline.errors import CacheError
-from pipeline.writing import make_folder, replacing, sync_folder, temporary_beside, write_error, write_text
+from common.errors import CacheError
+from common.hashing import sha256_file
+from common.writing import make_folder, replacing, sync_folder, temporary_beside, write_error, write_text
 
 SUMS = "SHA256SUMS"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"

@@ -12,7 +12,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from pipeline.writing import replacing
+from common.writing import replacing
 
 
 def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:

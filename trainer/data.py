@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import CacheError
 from pipeline.cache import Joined, Selection, Store, join
 from pipeline.cache.selection import ShardRows, reasons
-from pipeline.errors import CacheError
 from trainer.memory import device_bytes, host_bytes
 
 TARGET = "audiomae"

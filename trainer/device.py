@@ -9,13 +9,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, patch_environment
 
-from pipeline.errors import InputError
-from pipeline.runtime import choose_device
+from common.errors import InputError
+from common.runtime import choose_device
 from presets.config import PresetError
 
 
 def build_accelerator(device: str, mixed_precision: str, run: str | Path) -> Accelerator:
-    """An :class:`Accelerator` on ``device``, as :func:`pipeline.runtime.choose_device` understands it.
+    """An :class:`Accelerator` on ``device``, as :func:`common.runtime.choose_device` understands it.
 
     With several processes the launcher gives each its own GPU, so ``cuda`` may carry no index there. Raises
     :class:`InputError` for a device that is not there, or that this process cannot train on, and

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from common.errors import WeightsError
 from pipeline.encoders.checkpoints import Rule, load_checked, read_state
-from pipeline.errors import WeightsError
 from pipeline.hub import audioldm2_folder, hub_folder, is_hub_id
 from presets import Preset
 from trainer.mapper import CONFIG, Mapper, load_weights, read_spec

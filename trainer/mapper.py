@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import DynamicCache, GPT2Config, GPT2Model
 
+from common.errors import WeightsError
+from common.writing import make_folder, write_text
 from pipeline.attention import MEMORY, UNPADDED
-from pipeline.errors import WeightsError
-from pipeline.writing import make_folder, write_text
 from presets.config import MapperConfig
 from trainer.checkpoints import MODEL, check_sums, save_tensors, write_sums
 from trainer.fusion import FUSIONS
@@ -119,7 +119,7 @@ class Mapper(nn.Module, ABC):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json``, ``model.safetensors``, their ``SHA256SUMS``, and a model card, ``README.md``.
 
-        Raises :class:`pipeline.errors.WriteError` for a full disk and the like.
+        Raises :class:`common.errors.WriteError` for a full disk and the like.
         """
         folder = make_folder(folder)
         save_tensors(self.state_dict(), folder / MODEL)

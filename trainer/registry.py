@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import WeightsError
+from common.errors import WeightsError
 from pipeline.hub import hub_folder, is_hub_id
 from presets import Preset
 from trainer.diffusion_mapper import DiffusionMapper
@@ -57,7 +57,7 @@ class MFMMapper:
         """Load a folder that ``save_pretrained`` wrote, or the hub id that ``push_to_hub`` pushed to.
 
         A config that asks for more than its file of weights holds is refused before memory is asked for. Raises
-        :class:`pipeline.errors.WeightsError`.
+        :class:`common.errors.WeightsError`.
         """
         folder = mapper_folder(source)
         spec = read_spec(folder)

@@ -19,9 +19,9 @@ import torch
 import yaml
 from accelerate.utils import gather_object, set_seed
 
+from common.errors import CacheError, InputError, MFMError, WeightsError
+from common.writing import make_folder, remove_leftovers, write_text
 from pipeline.cache import Store
-from pipeline.errors import CacheError, InputError, MFMError, WeightsError
-from pipeline.writing import make_folder, remove_leftovers, write_text
 from presets import Preset
 from trainer.checkpoints import (
     MODEL,

@@ -10,10 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from common.errors import WeightsError
+from common.hashing import sha256_file
 from evaluation.pictures import PictureInput
 from evaluation.sounds import SoundInput
-from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state, sha256_file
-from pipeline.errors import WeightsError
+from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state
 from presets.official import OFFICIAL_FILES
 
 

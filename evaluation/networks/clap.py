@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
+from common.errors import WeightsError
 from evaluation.networks.base import FeatureNetwork
 from evaluation.sounds import SoundInput
 from pipeline.encoders.checkpoints import CheckpointFile
-from pipeline.errors import WeightsError
 
 _TEXTS = 64  # at a time
 _SOURCE = "a transformers folder of ClapModel such as huggingface.co/laion/clap-htsat-unfused"

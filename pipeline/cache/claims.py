@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.cache.files import Files, LocalFiles
-from pipeline.errors import MFMError
-from pipeline.workers import Worker, this_worker
-from pipeline.writing import file_system_time, make_folder, temporary_beside, write_bytes, write_error
+from common.errors import MFMError
+from common.files import Files, LocalFiles
+from common.workers import Worker, this_worker
+from common.writing import file_system_time, make_folder, temporary_beside, write_bytes, write_error
 
 EXPIRY = 1800.0
 

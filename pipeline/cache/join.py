@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import CacheError
 from pipeline.cache.selection import Selection, reasons
 from pipeline.cache.store import Store
-from pipeline.errors import CacheError
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def official_paths(name: str, preset: Preset) -> dict[str, Path]:
     """Where the preset expects the official files of one encoder, by role.
 
     Parts of AudioLDM-2 are in its folder, which is fetched where ``weights.audioldm2`` is a hub id; raises
-    :class:`pipeline.errors.WeightsError` if that cannot be had.
+    :class:`common.errors.WeightsError` if that cannot be had.
     """
     files = ENCODERS[name].files
     paths = {file.role: preset.weights.path / file.filename for file in files}
@@ -74,8 +74,8 @@ def load_encoder(
     names in the preset's weights folder; where the preset's weights are ``shipped`` they are
     ``<name>.safetensors`` there, where they are ``seeded`` they are drawn. ``config`` overrides single
     fields of the encoder's settings (for example depths).
-    Raises KeyError for an unknown name, :class:`pipeline.errors.InputError` for an unknown precision and
-    :class:`pipeline.errors.WeightsError` for weights that are missing or wrong.
+    Raises KeyError for an unknown name, :class:`common.errors.InputError` for an unknown precision and
+    :class:`common.errors.WeightsError` for weights that are missing or wrong.
     """
     if name not in ENCODERS:
         raise KeyError(f"unknown encoder '{name}': there are {', '.join(ENCODERS)}")

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
-from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state, sha256_file, sha256_state
-from pipeline.errors import InputError, WeightsError
+from common.errors import InputError, WeightsError
+from common.hashing import sha256_file, sha256_state
+from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _CONVOLUTIONS = (

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from common.errors import WeightsError
 from pipeline.encoders.pickled_values import StandIn
 from pipeline.encoders.torch_files import read_torch_file
-from pipeline.errors import WeightsError
 from presets.official import CheckpointFile
 
-__all__ = ["CheckpointFile", "Rule", "load_checked", "read_state", "sha256_file", "sha256_state"]
+__all__ = ["CheckpointFile", "Rule", "load_checked", "read_state"]
 
 State = dict[str, torch.Tensor]
 
@@ -34,31 +32,6 @@ class Rule:
     sources: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     assemble: Callable[[Sequence[torch.Tensor]], torch.Tensor] | None = None
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: str, size: int, modified_ns: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sha256_file(path: str | Path) -> str:
-    """sha256 of a file, remembered while its size and modification time stay the same."""
-    stat = Path(path).stat()
-    return _sha256(str(Path(path).absolute()), stat.st_size, stat.st_mtime_ns)
-
-
-def sha256_state(state: Mapping[str, torch.Tensor]) -> str:
-    """sha256 over names, shapes and bytes of a state dict: the fingerprint of seeded weights."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def read_state(path: str | Path) -> State:

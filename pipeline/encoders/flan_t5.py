@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from common.errors import WeightsError
 from pipeline.encoders.base import Encoder, Precision, check_precision
-from pipeline.errors import WeightsError
 from presets.config import FlanT5Config
 from presets.official import OFFICIAL_FILES
 

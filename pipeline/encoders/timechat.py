@@ -19,11 +19,11 @@ from transformers import (
     InstructBlipVisionModel,
 )
 
+from common.errors import PresetError, WeightsError
 from pipeline.attention import UNPADDED
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.cavp import as_float_frames
 from pipeline.encoders.checkpoints import Rule, load_checked, read_state
-from pipeline.errors import PresetError, WeightsError
 from presets.config import TimeChatConfig
 from presets.official import OFFICIAL_FILES
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.errors import WeightsError
 from pipeline.encoders.pickled_values import RefusedError, Storage, StorageType
 from pipeline.encoders.unpickling import Unpickler
-from pipeline.errors import WeightsError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # what torch.serialization begins files of the old layout with
 _PROTOCOL = 1001

@@ -8,13 +8,12 @@ Nothing here is safe against a decoder that never returns: :mod:`pipeline.decodi
 """
 
 from pipeline.media.clip import BACKENDS, DecodedClip, decode_clip, is_silent, second_backend
-from pipeline.media.container import VIDEO_SUFFIXES, MediaInfo, check_file, probe
+from pipeline.media.container import MediaInfo, check_file, probe
 from pipeline.media.picture import resize_frame
 from pipeline.media.sound import decode_waveform
 
 __all__ = [
     "BACKENDS",
-    "VIDEO_SUFFIXES",
     "DecodedClip",
     "MediaInfo",
     "check_file",

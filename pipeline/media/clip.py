@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import ClipError
+from common.errors import ClipError
 from pipeline.media.container import check_file
 from pipeline.media.decord_picture import frames_decord
 from pipeline.media.picture import Pictures, frames_pyav

@@ -9,13 +9,9 @@ from typing import Any
 
 import av
 
-from pipeline.errors import ClipError
+from common.errors import ClipError
 
 # What is looked for in folders. Where two files have one name, the kind that stands first keeps the plain clip id.
-VIDEO_SUFFIXES = (
-    ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".qt", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv",
-    ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".gif",
-)  # fmt: skip
 TIME_TOLERANCE = 1e-3  # seconds; time stamps are rounded to the stream's time base
 TRUNCATION_TOLERANCE = 0.5  # seconds by which a stream may end before its declared end
 

@@ -13,7 +13,7 @@ from typing import Any
 import av
 import numpy as np
 
-from pipeline.errors import ClipError
+from common.errors import ClipError
 from pipeline.media.container import (
     TIME_TOLERANCE,
     TRUNCATION_TOLERANCE,

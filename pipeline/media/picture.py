@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from pipeline.errors import ClipError
+from common.errors import ClipError
 from pipeline.media.container import (
     TIME_TOLERANCE,
     TRUNCATION_TOLERANCE,

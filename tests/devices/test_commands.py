@@ -9,7 +9,7 @@ import evaluation.__main__
 import generate.__main__
 import pipeline.__main__
 import trainer.__main__
-from pipeline.media_writing import write_wav
+from pipeline.media.writing import write_wav
 from tests.media_factory import make_media, tone
 from tests.tiny import TINY
 from tests.trainer.caches import write_cache

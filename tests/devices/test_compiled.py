@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from generate.audioldm2 import Conditioning, load_audioldm2
+from manifests.manifest import clips_from_folder, make_manifest
 from pipeline.cache import open_store
 from pipeline.encoders import load_encoder
 from pipeline.extract import Extractor
-from pipeline.manifest import clips_from_folder, make_manifest
 from presets import load_preset
 from tests.media_factory import make_media
 from tests.tiny import TINY

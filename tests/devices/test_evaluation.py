@@ -8,7 +8,7 @@ from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 from evaluation.evaluate import Side, Work, evaluate
 from evaluation.networks import NETWORKS, seeded_network
 from evaluation.networks.imagebind import ImageBind
-from pipeline.media_writing import write_wav
+from pipeline.media.writing import write_wav
 from presets import load_preset
 from tests.media_factory import tone
 from tests.second_device import NAME, counting, no_float64

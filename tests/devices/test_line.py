@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from generate.sampling import load_sampler
 from generate.split import generate_split
 from generate.video_to_audio import VideoToAudio
+from manifests.manifest import clips_from_folder, make_manifest
 from pipeline.cache import open_store
 from pipeline.encoders import load_encoder
 from pipeline.extract import Extractor
-from pipeline.manifest import clips_from_folder, make_manifest
-from pipeline.media_writing import read_wav
+from pipeline.media.writing import read_wav
 from pipeline.stages import STAGES
 from presets import load_preset
 from tests.media_factory import make_media

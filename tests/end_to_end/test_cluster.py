@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from common.errors import DeviceMemoryError
+from manifests.manifest import clips_from_folder, make_manifest
 from pipeline.cache import convert, open_store
 from pipeline.cluster import ExtractJob, run_on_ray
-from pipeline.errors import DeviceMemoryError
-from pipeline.manifest import clips_from_folder, make_manifest
 from pipeline.report import verify
 from pipeline.stages import STAGES
 from presets import load_preset

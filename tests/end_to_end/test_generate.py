@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from generate.pictures import log_mel
-from manifests.scene import SAMPLE_RATE
-from manifests.world import make_scene, render_frames, render_waveform
-from pipeline.media_writing import read_wav, write_video
+from micro.world.render import make_scene, render_frames, render_waveform
+from micro.world.scene import SAMPLE_RATE
+from pipeline.media.writing import read_wav, write_video
 from tests.commands import ROOT, run_here
 from tests.generate.test_mux import packets
 from tests.media_factory import make_media

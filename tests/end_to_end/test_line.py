@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.media_writing import read_wav
+from pipeline.media.writing import read_wav
 from tests.commands import run, run_here
 from tests.generate.test_mux import packets
 from tests.media_factory import make_media

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.world import render_world
+from micro.world.render import render_world
 
 ROOT = Path(__file__).parents[2]
 EXIT_CODES = {"weights": 5, "filter": 5}  # the official files are not here: the command says so

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from common.errors import CacheError
 from evaluation.caches import finite, maker, read_cache, rows, write_cache
-from pipeline.errors import CacheError
 
 
 def test_a_cache_is_what_av_benchmark_saves(tmp_path):

@@ -8,15 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from common.errors import InputError
 from evaluation.__main__ import app
 from evaluation.caches import read_cache, write_cache
 from evaluation.evaluate import Side, Work, confidence_interval, evaluate
 from evaluation.extract import extract
 from evaluation.files import find_files
-from evaluation.networks.onsets import Onsets
-from manifests.world import make_scene, render_waveform
-from pipeline.errors import InputError
-from pipeline.media_writing import write_wav
+from micro.onset_network import Onsets
+from micro.world.render import make_scene, render_waveform
+from pipeline.media.writing import write_wav
 from presets import load_preset
 
 PRESET = load_preset("paper")  # its weights are not here: everything must come from feature files

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import CacheError
 from evaluation import caches, reading
 from evaluation import extract as extraction
 from evaluation.caches import FeatureFiles, maker, read_cache, write_cache
@@ -15,7 +16,6 @@ from evaluation.files import find_files, reference_features
 from evaluation.networks.base import FeatureNetwork
 from evaluation.reading import Reading
 from evaluation.sounds import SoundInput
-from pipeline.errors import CacheError
 from tests.evaluation.official import write_float_wav
 
 

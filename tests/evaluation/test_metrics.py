@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from common.errors import InputError
 from evaluation import metrics
-from pipeline.errors import InputError
 from tests.recipe import GOLDEN, draw
 
 EXPECTED = json.loads((GOLDEN / "metrics_seed7.json").read_text())["expected"]

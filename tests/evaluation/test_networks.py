@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import WeightsError
 from evaluation.networks import NETWORKS, load_network
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.networks.synchformer import DividedAttention
 from evaluation.networks.vggish import VGGish
-from pipeline.errors import WeightsError
 
 
 def test_a_file_that_is_not_the_official_one_is_named(tmp_path):

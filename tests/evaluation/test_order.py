@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from evaluation.evaluate import METRICS, Side, evaluate
-from manifests.world import KINDS, make_scene, render_waveform
-from pipeline.media_writing import write_wav
+from micro.world.render import KINDS, make_scene, render_waveform
+from pipeline.media.writing import write_wav
 from presets import load_preset
 
 CLIPS = 36

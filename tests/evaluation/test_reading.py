@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import ClipError
 from evaluation.networks.imagebind import ImageBind
 from evaluation.networks.synchformer import Synchformer
 from evaluation.pictures import centre_crop, frames_on_grid, short_side, three_crops
 from evaluation.resampling import needed, resample
 from evaluation.sounds import SoundInput
-from pipeline.errors import ClipError
 from tests.evaluation.official import write_float_wav, write_lossless, write_pcm_wav
 from tests.media_factory import make_media, rotate
 from tests.recipe import GOLDEN

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from common.errors import CacheError, InputError, WeightsError
 from evaluation import evaluate as module
 from evaluation import metrics, scores
 from evaluation.__main__ import app
@@ -19,7 +20,6 @@ from evaluation.evaluate import Side, evaluate
 from evaluation.networks.clap import CLAP
 from evaluation.networks.synchformer import GlobalTransformer, Synchformer
 from evaluation.texts import read_texts
-from pipeline.errors import CacheError, InputError, WeightsError
 from presets import load_preset
 from tests.evaluation.official import write_float_wav
 

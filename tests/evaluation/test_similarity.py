@@ -6,12 +6,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from common.errors import WeightsError
 from evaluation import extract as extraction
 from evaluation import similarity
 from evaluation.__main__ import app
 from evaluation.networks.imagebind import ImageBind
-from pipeline.errors import WeightsError
-from pipeline.manifest import clips_from_folder, make_manifest, probe_clips, read_manifest, write_manifest
+from manifests.manifest import clips_from_folder, make_manifest, read_manifest, write_manifest
+from pipeline.probing import probe_clips
 from tests.media_factory import make_media, tone
 
 SIZE = (32, 48)

@@ -6,10 +6,10 @@ import torch
 from typer.testing import CliRunner
 
 from generate.__main__ import app
+from manifests.manifest import Clip, make_manifest, write_manifest
 from pipeline.cache import ShardContent, open_store
 from pipeline.cache.selection import clips_digest
 from pipeline.encoders import load_encoder
-from pipeline.manifest import Clip, make_manifest, write_manifest
 from presets import load_preset
 from tests.tiny import TINY
 from trainer.mapper import MapperSpec

@@ -5,11 +5,11 @@ import torch
 from transformers import ClapConfig, ClapModel, ClapTextModelWithProjection
 
 from benchmarks.full_size import difference, diffusers_waveform
+from common.errors import InputError, WeightsError
 from generate.attention import KeyReuse
 from generate.audioldm2 import Conditioning, load_audioldm2
 from generate.components import run_language_model
 from generate.schedulers import build_scheduler
-from pipeline.errors import InputError, WeightsError
 from presets import PresetError, load_preset
 from tests.tiny import TINY
 

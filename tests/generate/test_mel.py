@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from generate.mel import MEL_BINS, MEL_FRAMES, GriffinLim, LogMel
+from generate.mel import MEL_BINS, MEL_FRAMES, LogMel
+from micro.vocoder import GriffinLim
 
 
 def tone(hertz):

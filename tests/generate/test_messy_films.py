@@ -1,6 +1,6 @@
 """``python -m generate VIDEO`` on files that once hung it, had no length, or lost their picture on the way."""
 
-from pipeline.media_writing import read_wav
+from pipeline.media.writing import read_wav
 from tests.zoo import ZOO, make_numbered
 
 

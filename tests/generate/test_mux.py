@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
+from common.errors import ClipError, InputError
 from generate.mux import Picture, mux, plan_picture
-from pipeline.errors import ClipError, InputError
 from pipeline.media import decode_waveform
 from presets.config import MediaConfig
 from tests.media_factory import make_media, rotate, tone

@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
+from common.errors import WriteError
 from generate.sampling import Sampler
-from pipeline.errors import WriteError
-from pipeline.media_writing import read_wav
+from pipeline.media.writing import read_wav
 from tests.generate.test_mux import make_picture, pictures, sound_of
 from tests.media_factory import make_media
 from tests.tiny import TINY
@@ -207,7 +207,7 @@ def test_a_window_that_fails_is_named(generate, film, tmp_path, monkeypatch):
 
 def test_a_film_is_made_batch_by_batch_and_says_where_it_is(generate, film, tmp_path, monkeypatch):
     """No more windows at once than a batch has, and a line for each where no terminal is."""
-    monkeypatch.setattr("pipeline.console.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("common.console.LINE_SECONDS", 0.0)
     at_once = []
     synthesise = Sampler.synthesise
 
@@ -250,7 +250,7 @@ def test_odd_names(generate, clip, tmp_path, monkeypatch, name):
     source = tmp_path / "in" / name
     source.parent.mkdir()
     source.write_bytes(clip.read_bytes())
-    monkeypatch.setattr("pipeline.console.out.width", 1000)
+    monkeypatch.setattr("common.console.out.width", 1000)
     assert str(tmp_path / "out" / name) in generate(source, "-o", tmp_path / "out")
     assert pictures(tmp_path / "out" / name) == pictures(clip)
     assert sound_of(tmp_path / "out" / name) is not None

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import CacheError
 from generate.sampling import Batch, Sampler, Sound, load_sampler
-from pipeline.errors import CacheError
 from presets import load_preset
 from tests.tiny import TINY
 from tests.trainer.test_mapper import make_spec

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from common.errors import InputError
 from generate.audioldm2 import Conditioning, load_audioldm2
 from generate.schedulers import build_scheduler, step_seeds
-from pipeline.errors import InputError
 from presets import load_preset
 from tests.tiny import TINY
 

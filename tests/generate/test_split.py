@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from common.errors import CacheError, WriteError
 from generate.__main__ import note_other_preset
 from generate.audioldm2 import AudioLDM2
 from generate.records import Outcome, prepare_folder, write_records
 from generate.sampling import Sampler, load_sampler
 from generate.split import generate_split
+from manifests.manifest import Clip
 from pipeline.cache import open_store
-from pipeline.errors import CacheError, WriteError
-from pipeline.manifest import Clip
-from pipeline.media_writing import read_wav, wav_comment, write_wav
+from pipeline.media.writing import read_wav, wav_comment, write_wav
 from pipeline.sources import SourceFile
 from presets import load_preset
 from tests.generate.test_mux import make_picture, pictures
@@ -71,7 +71,7 @@ ODD = {
 
 
 def test_odd_ids_and_labels(generate, make_cache, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.console.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("common.console.LINE_SECONDS", 0.0)
     cache = make_cache(tmp_path / "cache", {clip_id: (clip, label) for clip_id, label in ODD.items()})
     text = generate("--cache", cache, "-o", tmp_path / "out")
     assert "4 made, 0 already there, 0 failed" in text
@@ -239,7 +239,7 @@ def refuse_writing(monkeypatch, number, *names):
             raise OSError(number, os.strerror(number))
         return real(descriptor)
 
-    monkeypatch.setattr("pipeline.writing.os.fsync", fsync)
+    monkeypatch.setattr("common.writing.os.fsync", fsync)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_disk_that_takes_no_more_blames_no_clip(
     assert caught.value.exit_code == 6
     assert "clip.mp4" not in str(caught.value)
     assert not list((tmp_path / "out").glob("wav/*"))
-    monkeypatch.setattr("pipeline.writing.os.fsync", lambda descriptor: None)  # there is room again
+    monkeypatch.setattr("common.writing.os.fsync", lambda descriptor: None)  # there is room again
     if number == errno.ENOSPC:
         assert generate_split(sampler, store, clips, tmp_path / "out").done == ["a", "b"]
 

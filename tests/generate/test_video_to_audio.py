@@ -5,8 +5,8 @@ import inspect
 import numpy as np
 import pytest
 
+from common.errors import ClipError, InputError, PresetError, WeightsError
 from generate.video_to_audio import Choices, VideoToAudio
-from pipeline.errors import ClipError, InputError, PresetError, WeightsError
 from presets import load_preset
 from tests.media_factory import make_media
 from tests.tiny import TINY

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.networks.micro import load_classifier
-from manifests.world import render_waveform, scene_of
+from common.errors import InputError
+from micro.networks import load_classifier
 from micro.page import timeline, write_page
 from micro.study import another_of_its_class, scene
-from pipeline.errors import InputError
-from pipeline.media_writing import write_wav
+from micro.world.render import render_waveform, scene_of
+from pipeline.media.writing import write_wav
 from presets import load_preset
 
 IDS = [f"world{number:06d}_000000" for number in (0, 6, 12)]

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pipeline.encoders.checkpoints import sha256_file
+from common.hashing import sha256_file
 from presets import load_preset
 from presets.config import HERE
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.events import compare_onsets, find_onsets
-from evaluation.networks.micro import load_classifier
 from generate.sampling import load_sampler
-from manifests.world import KINDS, make_scene, render_frames, render_waveform
+from micro.networks import load_classifier
+from micro.onsets import compare_onsets, find_onsets
+from micro.world.render import KINDS, make_scene, render_frames, render_waveform
 from pipeline.encoders import load_encoder
 from pipeline.media import decode_clip
-from pipeline.media_writing import write_video
+from pipeline.media.writing import write_video
 from presets import load_preset
 
 SEED = 3_000_000  # far from the demo's, the study's and the training's

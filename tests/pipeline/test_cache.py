@@ -14,9 +14,9 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import CacheError, WriteError
 from pipeline.cache import Quarantined, ShardContent, ShardHeader, convert, open_store
 from pipeline.cache.store import formats
-from pipeline.errors import CacheError, WriteError
 from tests.recipe import GOLDEN
 
 FORMATS = ["hdf5", "webdataset"]

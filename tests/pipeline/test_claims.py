@@ -14,14 +14,14 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.console import command
+from common.errors import WriteError
+from common.writing import file_system_time
+from manifests.manifest import clips_from_folder, make_manifest
 from pipeline.cache import claims as module
 from pipeline.cache import open_store
 from pipeline.cache.claims import EXPIRY, Claim, Claims
-from pipeline.console import command
-from pipeline.errors import WriteError
 from pipeline.extract import Extractor
-from pipeline.manifest import clips_from_folder, make_manifest
-from pipeline.writing import file_system_time
 from presets import load_preset
 from tests.media_factory import make_media
 from tests.tiny import TINY
@@ -207,7 +207,7 @@ def test_an_ignored_signal_stays_ignored():
     """``nohup make extract`` goes on when its terminal is closed."""
     code = """
 import os
-from pipeline.console import command
+from common.console import command
 
 @command
 def run():

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from manifests.manifest import read_manifest
 from pipeline.__main__ import app
 from pipeline.cache import open_store
-from pipeline.manifest import read_manifest
 from tests.media_factory import make_media
 from tests.tiny import TINY
 
@@ -130,7 +130,7 @@ def test_a_manifest_never_takes_the_place_of_an_input(tmp_path, monkeypatch, opt
     given, target = (listed, listed) if option == "--vggsound" else (tmp_path / "videos", video)
     (tmp_path / "link").symlink_to(target)
     before = target.read_bytes()
-    monkeypatch.setattr("pipeline.manifest.probe_clips", lambda clips: pytest.fail("work before a known error"))
+    monkeypatch.setattr("pipeline.probing.probe_clips", lambda clips: pytest.fail("work before a known error"))
     for out in (target, tmp_path / "link"):
         code, _, err = invoke("manifest", option, given, "--out", out)
         assert (code, "never written over" in err) == (6, True)

@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 
+from common.errors import ClipError, MFMError
 from pipeline.decoding import Call, DecodePool
-from pipeline.errors import ClipError, MFMError
 from pipeline.media import decode_clip, probe, resize_frame
 from presets.config import MediaConfig
 from tests.zoo import ZOO, make_numbered, read_number

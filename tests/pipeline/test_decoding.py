@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.errors import ClipError
 from pipeline.decoding import Call, DecodePool, Job, decode_job, decode_killable, killable, prefetch
-from pipeline.errors import ClipError
 from pipeline.media import decode_clip, probe
 from presets.config import MediaConfig
 from tests.media_factory import make_media

@@ -15,11 +15,11 @@ import torch
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from common.errors import WeightsError
 from pipeline import weights
 from pipeline.__main__ import app
 from pipeline.download import ATTEMPTS, download
 from pipeline.encoders.checkpoints import read_state
-from pipeline.errors import WeightsError
 from presets import load_preset
 from presets.official import OFFICIAL_FILES
 from tests import layouts

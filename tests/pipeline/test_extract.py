@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import CacheError, DeviceMemoryError, FailureRateError, InputError, WeightsError, WriteError
+from manifests.manifest import clips_from_folder, make_manifest
 from pipeline.cache import open_store
-from pipeline.errors import CacheError, DeviceMemoryError, FailureRateError, InputError, WeightsError, WriteError
 from pipeline.extract import Extractor, parse_shards
-from pipeline.manifest import clips_from_folder, make_manifest
 from pipeline.report import verify
 from pipeline.stages import Stage
 from presets import load_preset

@@ -10,12 +10,12 @@ import time
 import numpy as np
 import pytest
 
+from common.errors import InputError
+from manifests.manifest import clips_from_folder, make_manifest
 from pipeline.cache import open_store
 from pipeline.cache.claims import EXPIRY, Claims
 from pipeline.cluster import array_slice
-from pipeline.errors import InputError
 from pipeline.extract import Extractor
-from pipeline.manifest import clips_from_folder, make_manifest
 from pipeline.report import status, verify
 from presets import load_preset
 from tests.media_factory import make_media, rotate, tone

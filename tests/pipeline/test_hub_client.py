@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 import huggingface_hub.constants as constants
 from pipeline.__main__ import app
 from pipeline.encoders import load_encoder, official_paths
-from pipeline.errors import WeightsError
+from common.errors import WeightsError
 from presets import load_preset
 from trainer.mapper import MapperSpec
 from trainer.registry import MFMMapper, build_mapper

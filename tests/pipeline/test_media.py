@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import ClipError
+from common.errors import ClipError
 from pipeline.media import decode_clip, decode_waveform, probe
 from presets.config import MediaConfig
 from tests.media_factory import make_media, rotate, tone

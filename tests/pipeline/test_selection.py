@@ -6,11 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
+from common.errors import CacheError
+from manifests.manifest import clips_from_folder, make_manifest, write_manifest
 from pipeline.cache import Selection, convert, join, keep_manifest, open_store
 from pipeline.cache.selection import MANIFEST, cache_manifest, manifest_changes
-from pipeline.errors import CacheError
 from pipeline.extract import Extractor
-from pipeline.manifest import clips_from_folder, make_manifest, probe_clips, write_manifest
+from pipeline.probing import probe_clips
 from pipeline.report import ignored_shards, status, verify
 from pipeline.sources import SourceFile
 from presets import load_preset
@@ -184,7 +185,7 @@ def test_another_label_or_split_is_written_without_encoding_again(store, clips):
 
 def test_what_changed_is_said():
     def folder(**files):
-        from pipeline.manifest import Clip
+        from manifests.manifest import Clip
 
         return make_manifest([Clip(i, i, 0, "l", "train", "", file_fingerprint=mark) for i, mark in files.items()], 2)
 

@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
+from common.errors import ClipError
 from pipeline.decoding import decode_killable
-from pipeline.errors import ClipError
 from pipeline.media import decode_clip, decode_waveform, probe
 from presets.config import MediaConfig
 from tests.media_factory import make_media, set_matrix, tone

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import MFMError
+from common.errors import MFMError
 from presets import PresetError, available_presets, load_preset
 from presets.checks import checked, fields_of
 from presets.config import VISUAL_ENCODERS, MapperConfig, Preset

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.errors import CacheError, WriteError
+from common.errors import CacheError, WriteError
 from tests.trainer.caches import write_cache
 from tests.trainer.test_train import assert_same_weights, fit, preset_with
 from trainer import checkpoints

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import CacheError
 from pipeline.cache import Quarantined, Selection, ShardContent, join
-from pipeline.errors import CacheError
 from tests.trainer.caches import write_cache
 from trainer import data as data_module
 from trainer.data import StreamData, TensorData, epoch_order, fits_in_memory, load_data, shuffled

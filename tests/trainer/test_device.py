@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
-from pipeline.errors import InputError
+from common.errors import InputError
 from trainer.device import build_accelerator
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import WeightsError
+from common.errors import WeightsError
 from tests.trainer.test_mapper import make_spec
 from trainer.registry import MFMMapper, build_mapper
 

@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2Model
 
-from pipeline.errors import WeightsError
+from common.errors import WeightsError
 from presets import load_preset
 from presets.config import MapperConfig
 from tests.tiny import TINY

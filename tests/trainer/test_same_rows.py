@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import CacheError
+from manifests.manifest import Clip, make_manifest
 from pipeline.cache import Quarantined, ShardContent, join, keep_manifest, open_store
 from pipeline.cache.selection import clips_digest
-from pipeline.errors import CacheError
-from pipeline.manifest import Clip, make_manifest
 from trainer.data import StreamData, TensorData, load_data
 
 STAGES = ["cavp", "audiomae"]

@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.errors import CacheError, InputError
+from common.writing import temporary_beside
 from pipeline.cache import Quarantined, ShardContent, join
-from pipeline.errors import CacheError, InputError
-from pipeline.writing import temporary_beside
 from presets import load_preset
 from tests.tiny import TINY
 from tests.trainer.caches import comparable, write_cache

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from common.errors import WeightsError
 from pipeline.encoders import load_encoder
 from pipeline.encoders.checkpoints import read_state
-from pipeline.errors import WeightsError
 from presets import load_preset
 from tests.recipe import official_state
 from tests.tiny import TINY

@@ -6,9 +6,9 @@ import torch
 from diffusers import AudioLDM2UNet2DConditionModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from common.errors import InputError
 from pipeline.encoders import ENCODERS, load_encoder
 from pipeline.encoders.base import cast_matrices
-from pipeline.errors import InputError
 from presets import load_preset
 from tests.tiny import TINY
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import WeightsError
 from pipeline.encoders.checkpoints import read_state
 from pipeline.encoders.torch_files import read_torch_file
-from pipeline.errors import WeightsError
 from tests import layouts
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

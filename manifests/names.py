@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from pipeline.errors import InputError
+from common.errors import InputError
 
 # File systems allow 255 bytes a name; the longest suffixes that are put behind an id (".wav", ".mp4") have four.
 MAX_ID_BYTES = 251

@@ -18,21 +18,18 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.decoding import Call, DecodePool
-from pipeline.errors import ClipError, InputError, MFMError
-from pipeline.folders import find_videos
-from pipeline.lists import SPLIT_NAMES, ListedClip, read_clips, read_names
-from pipeline.media import VIDEO_SUFFIXES, MediaInfo, probe
-from pipeline.names import clip_name, id_fault, ids_of_files, parse_clip_name, short_repr
-from pipeline.writing import write_bytes
-from presets.config import MediaConfig
+from common.errors import InputError
+from common.writing import write_bytes
+from manifests.folders import VIDEO_SUFFIXES, find_videos
+from manifests.lists import SPLIT_NAMES, ListedClip, read_clips, read_names
+from manifests.names import clip_name, id_fault, ids_of_files, parse_clip_name, short_repr
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip. ``status`` is ``ok`` or a fault of :data:`pipeline.errors.FAULTS`, with ``reason``.
+    """One clip. ``status`` is ``ok`` or a fault of :data:`common.errors.FAULTS`, with ``reason``.
 
     ``start_s`` is the clip's place in the original YouTube video; the file itself starts at 0.
     ``file_fingerprint`` is size and modification time in nanoseconds, to notice replaced files.
@@ -192,35 +189,6 @@ def read_manifest(path: str | Path) -> Manifest:
 # --- files -----------------------------------------------------------------------------------
 
 
-def _probed(clip: Clip, found: MediaInfo | MFMError) -> Clip:
-    """The clip with its media columns, or with the status and the reason why they cannot be filled."""
-    if isinstance(found, MFMError):
-        kind = found.kind if isinstance(found, ClipError) else "unreadable"
-        return replace(clip, status=kind, reason=found.message if isinstance(found, ClipError) else str(found))
-    try:
-        stat = Path(clip.path).stat()
-    except OSError as error:
-        return replace(clip, status="unreadable", reason=f"{clip.path}: {error.strerror}")
-    return replace(
-        clip,
-        **asdict(found),
-        bytes=stat.st_size,
-        file_fingerprint=f"{stat.st_size}-{stat.st_mtime_ns}",
-        status="ok",
-        reason="" if found.has_audio else "no audio stream",
-    )
-
-
-def probe_clips(clips: Sequence[Clip], workers: int = 8, seconds: float = 60.0) -> list[Clip]:
-    """Probe each file once, in workers that are killed after ``seconds`` with one file.
-
-    Several at a time: it is mostly headers, and waiting for the disk is what costs.
-    """
-    calls = [Call(probe, (clip.path,), path=clip.path) for clip in clips]
-    with DecodePool(MediaConfig(), min(workers, 1 + len(clips) // 8), seconds) as pool:
-        return [_probed(clip, found) for clip, found in zip(clips, pool.map(calls), strict=True)]
-
-
 # --- builders ---------------------------------------------------------------------------------
 
 
@@ -239,7 +207,7 @@ def clips_from_folder(folder: str | Path, split: str = "train") -> FoundClips:
 
     A folder named train, val, valid, validation or test gives the split (else ``split``); another
     folder directly above the file gives the label; VGGSound names give the YouTube id. Ids are made by
-    :func:`pipeline.names.ids_of_files`. Raises :class:`InputError` for a folder without videos.
+    :func:`manifests.names.ids_of_files`. Raises :class:`InputError` for a folder without videos.
     """
     folder = Path(folder)
     found = find_videos(folder)
@@ -297,7 +265,7 @@ def _some(things: Sequence[str], most: int = 5) -> str:
 def clips_from_vggsound(path: str | Path, videos: str | Path | None = None) -> FoundClips:
     """Clips of ``vggsound.csv`` (no header: id, start second, label, split).
 
-    Raises :class:`InputError` that names file and line; see :func:`pipeline.lists.read_clips`.
+    Raises :class:`InputError` that names file and line; see :func:`manifests.lists.read_clips`.
     """
     listed, notes = read_clips(path)
     return _clips_from_list(listed, videos, notes)

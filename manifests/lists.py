@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import InputError
-from pipeline.names import clip_name, id_fault, parse_clip_name, short_repr
+from common.errors import InputError
+from manifests.names import clip_name, id_fault, parse_clip_name, short_repr
 
 SPLIT_NAMES = {
     "train": "train",

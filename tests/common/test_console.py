@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline import console
-from pipeline.errors import InputError
+from common import console
+from common.errors import InputError
 
 NAMES = ["Clip [official].mp4", "[/x]", "[bold]loud[/bold]", ":smile:", "[link=http://x]y[/link]", "cash $x_{$"]
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.errors import MFMError, WriteError
-from pipeline.workers import Worker, this_worker
+from common.errors import MFMError, WriteError
+from common.workers import Worker, this_worker
 
 # A temporary file that nobody has touched for so long belongs to nobody, whoever its writer was.
 ABANDONED_SECONDS = 3600.0

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pipeline.errors import InputError
-from pipeline.runtime import choose_device
+from common.errors import InputError
+from common.runtime import choose_device
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline.errors import InputError
-from pipeline.names import MAX_ID_BYTES, as_markdown, check_id
+from common.errors import InputError
+from manifests.names import MAX_ID_BYTES, as_markdown, check_id
 
 HOSTILE = [
     "../../victim",

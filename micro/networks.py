@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from evaluation.networks.base import FeatureNetwork, load_network, load_own_keys
 from generate.mel import LogMel
-from manifests.world import KINDS
+from micro.world.render import KINDS
 from pipeline.encoders.audiomae import normalise_waveform
 from pipeline.encoders.checkpoints import CheckpointFile
 from presets import Preset

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ImageDraw
 
-from manifests.scene import HEIGHT, WIDTH, Colour, Scene
+from micro.world.scene import HEIGHT, WIDTH, Colour, Scene
 
 _RING_SECONDS = 0.5  # how long dust, ripples and sparks stay: at 4 frames per second two frames show them
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evaluation.events import find_onsets
 from evaluation.networks.base import FeatureNetwork
+from micro.onsets import find_onsets
 
 
 class Onsets(FeatureNetwork):
@@ -19,7 +19,7 @@ class Onsets(FeatureNetwork):
     files = ()
     caches = ("onsets.pth",)
     most = 64
-    fingerprint = "evaluation.events"
+    fingerprint = "micro.onsets"
 
     def load(self, paths: Mapping[str, Path]) -> None:
         """There is nothing to load."""

@@ -1,6 +1,6 @@
 """Where the cache's files lie: a local folder, or an object store through fsspec.
 
-A write is complete or absent: locally through :mod:`pipeline.writing`; object stores do as much with every put.
+A write is complete or absent: locally through :mod:`common.writing`; object stores do as much with every put.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Protocol
 
 import fsspec
 
-from pipeline.errors import InputError, WriteError
-from pipeline.writing import is_hidden, write_bytes
+from common.errors import InputError, WriteError
+from common.writing import is_hidden, write_bytes
 
 
 class Files(Protocol):

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from manifests.scene import SAMPLE_RATE
-from manifests.world import (
+from micro.world.render import (
     HELD_OUT_SIZES,
     KINDS,
     make_scene,
@@ -11,6 +10,7 @@ from manifests.world import (
     render_world,
     split_of,
 )
+from micro.world.scene import SAMPLE_RATE
 from pipeline.media import decode_clip
 from presets.config import MediaConfig
 

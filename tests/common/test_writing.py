@@ -15,12 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pipeline import workers, writing
-from pipeline.console import command
-from pipeline.errors import ClipError, MFMError, WriteError
-from pipeline.manifest import Clip, make_manifest, write_manifest
-from pipeline.media_writing import write_video, write_wav
-from pipeline.writing import (
+from common import workers, writing
+from common.console import command
+from common.errors import ClipError, MFMError, WriteError
+from common.writing import (
     ABANDONED_SECONDS,
     file_system_time,
     is_hidden,
@@ -32,6 +30,8 @@ from pipeline.writing import (
     write_bytes,
     write_text,
 )
+from manifests.manifest import Clip, make_manifest, write_manifest
+from pipeline.media.writing import write_video, write_wav
 
 
 def everything_in(folder):
@@ -149,7 +149,7 @@ def test_writers_of_one_file_do_not_meet(tmp_path):
 
 SCRIPT = """
 import sys, time
-from pipeline.writing import replacing
+from common.writing import replacing
 with replacing(sys.argv[1]) as temporary:
     temporary.write_bytes(b"half")
     print("there", flush=True)

@@ -10,7 +10,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from pipeline.errors import InputError
+from common.errors import InputError
 
 
 def choose_device(name: str = "auto") -> str:

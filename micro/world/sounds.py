@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from manifests.scene import SAMPLE_RATE, SAMPLES, SECONDS, Scene
+from micro.world.scene import SAMPLE_RATE, SAMPLES, SECONDS, Scene
 
 
 def _time(seconds: float) -> np.ndarray:

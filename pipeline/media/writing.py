@@ -12,8 +12,8 @@ from typing import Any
 import av
 import numpy as np
 
+from common.writing import replacing
 from pipeline.resampling import check_rate, resampled
-from pipeline.writing import replacing
 
 MADE_BY = "MFM-Mapper"  # in the metadata of what this program writes
 Sound = np.ndarray | Iterable[np.ndarray]
@@ -35,7 +35,7 @@ def to_16_bit(waveform: np.ndarray) -> np.ndarray:
 def at_rate(sound: Sound, sample_rate: int, rate: int | None) -> tuple[Iterator[np.ndarray], int]:
     """The parts of a sound at ``rate`` in Hz, None for its own, and that rate.
 
-    Raises :class:`pipeline.errors.InputError` for a rate that no file here has, ValueError as :func:`parts_of`.
+    Raises :class:`common.errors.InputError` for a rate that no file here has, ValueError as :func:`parts_of`.
     """
     check_rate(rate)
     rate = rate or sample_rate
@@ -48,8 +48,8 @@ def write_wav(
     """Write float (samples,) in [-1, 1], or its parts one after the other, as 16-bit mono with our name in it.
 
     ``comment``: one line that :func:`wav_comment` gives back. ``rate``: Hz of the file, from 8000 to 192000,
-    instead of the sound's own. Raises ValueError for NaN or Inf, :class:`pipeline.errors.InputError` for another
-    rate, :class:`pipeline.errors.WriteError` if the file cannot be written.
+    instead of the sound's own. Raises ValueError for NaN or Inf, :class:`common.errors.InputError` for another
+    rate, :class:`common.errors.WriteError` if the file cannot be written.
     """
     parts, sample_rate = at_rate(waveform, sample_rate, rate)
     with replacing(path) as temporary:

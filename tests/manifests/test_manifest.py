@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import InputError
-from pipeline.manifest import (
+from common.errors import InputError
+from manifests.manifest import (
     Clip,
     clips_from_folder,
     clips_from_vggsound,
     clips_from_visualsound,
     make_manifest,
-    probe_clips,
     read_manifest,
     write_manifest,
 )
-from pipeline.names import clip_name, parse_clip_name
+from manifests.names import clip_name, parse_clip_name
+from pipeline.probing import probe_clips
 from tests.media_factory import make_media
 from tests.pipeline.hanging import hangs_on_bad
 
@@ -259,7 +259,7 @@ def test_a_flipped_byte_is_found_or_changes_nothing(tmp_path):
 
 def test_a_file_that_hangs_the_probe_is_named(tmp_path, monkeypatch):
     good, bad = (make_media(tmp_path / f"{name}.mp4", seconds=1, audio=None) for name in ("good", "bad"))
-    monkeypatch.setattr("pipeline.manifest.probe", hangs_on_bad)
+    monkeypatch.setattr("pipeline.probing.probe", hangs_on_bad)
     found = {clip.clip_id: clip for clip in probe_clips(clips_from_folder(tmp_path), seconds=4.0)}
     assert (found["good"].status, found["bad"].status) == ("ok", "timeout")
     assert str(bad) in found["bad"].reason

@@ -32,8 +32,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import InputError
-from pipeline.writing import remove_own_temporaries
+from common.errors import InputError
+from common.writing import remove_own_temporaries
 
 # File names and labels are text, never markup: "Clip [official].mp4" stays as it is.
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)

@@ -7,10 +7,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.errors import InputError
-from pipeline.media import VIDEO_SUFFIXES
-from pipeline.writing import is_hidden
+from common.errors import InputError
+from common.writing import is_hidden
 
+VIDEO_SUFFIXES = (
+    ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".qt", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv",
+    ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".gif",
+)  # fmt: skip
 # What stands in every folder that ``python -m generate`` wrote; its videos are in ``mp4`` there.
 GENERATED = ("made.parquet", "settings.json", "wav")
 

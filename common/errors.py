@@ -9,8 +9,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from presets.errors import MFMError as MFMError
-from presets.errors import PresetError as PresetError
+
+class MFMError(Exception):
+    """Base of all errors whose message is meant for the user; ``exit_code`` is the command's."""
+
+    exit_code = 1
+
+
+class PresetError(MFMError, ValueError):
+    """The preset does not exist or cannot be read, or a setting is unknown, of the wrong type or out of range."""
+
+    exit_code = 3
 
 
 class InputError(MFMError):
@@ -32,7 +41,7 @@ class CacheError(MFMError):
 
 
 class WriteError(MFMError):
-    """A file cannot be written: a full disk, a read-only or forbidden folder. Raised by :mod:`pipeline.writing`."""
+    """A file cannot be written: a full disk, a read-only or forbidden folder. Raised by :mod:`common.writing`."""
 
     exit_code = 6
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import InputError
-from pipeline.lists import MAX_START, read_clips, read_names, read_text
-from pipeline.manifest import clips_from_vggsound, clips_from_visualsound, make_manifest
-from pipeline.names import clip_name
+from common.errors import InputError
+from manifests.lists import MAX_START, read_clips, read_names, read_text
+from manifests.manifest import clips_from_vggsound, clips_from_visualsound, make_manifest
+from manifests.names import clip_name
 
 HEADER = "filename,start,desc,split\n"
 ROWS = 'aaaaaaaaaaa,1,"dog, barking",train\n-bbbbbbbbbb,20,fête,test\n'

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import ClipError, InputError
+from manifests.folders import VIDEO_SUFFIXES, find_videos
+from manifests.manifest import clips_from_folder, make_manifest, read_manifest, write_manifest
+from manifests.names import MAX_ID_BYTES, id_fault, ids_of_files, safe_id
 from pipeline.decoding import DecodePool
-from pipeline.errors import ClipError, InputError
-from pipeline.folders import find_videos
-from pipeline.manifest import clips_from_folder, make_manifest, probe_clips, read_manifest, write_manifest
-from pipeline.media import VIDEO_SUFFIXES
-from pipeline.names import MAX_ID_BYTES, id_fault, ids_of_files, safe_id
+from pipeline.probing import probe_clips
 from tests.media_factory import make_media
 
 
@@ -122,7 +122,7 @@ class InThisProcess(DecodePool):
 
 
 def test_places_that_may_not_be_read(monkeypatch):
-    monkeypatch.setattr("pipeline.manifest.DecodePool", InThisProcess)
+    monkeypatch.setattr("pipeline.probing.DecodePool", InThisProcess)
     folder = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own folders are closed to other users
     try:
         folder.chmod(0o755)

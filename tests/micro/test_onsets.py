@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from evaluation.events import CAP_SECONDS, compare_onsets, find_onsets, loudness_agreement
-from manifests.world import KINDS, make_scene, render_waveform
+from micro.onsets import CAP_SECONDS, compare_onsets, find_onsets, loudness_agreement
+from micro.world.render import KINDS, make_scene, render_waveform
 
 WITH_EVENTS = [label for label, kind in KINDS.items() if kind.events != "level"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.errors import WriteError
-from pipeline.writing import write_error
+from common.errors import WriteError
+from common.writing import write_error
 
 
 def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:

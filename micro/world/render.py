@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from manifests import looks, sounds
-from manifests.scene import FRAMES_PER_SECOND, HEIGHT, SAMPLE_RATE, SAMPLES, SECONDS, WIDTH, Event, Scene
-from pipeline.media_writing import write_video
-from pipeline.names import clip_name
+from manifests.names import clip_name
+from micro.world import looks, sounds
+from micro.world.scene import FRAMES_PER_SECOND, HEIGHT, SAMPLE_RATE, SAMPLES, SECONDS, WIDTH, Event, Scene
+from pipeline.media.writing import write_video
 
 # Sizes that train and validation never show: the test split is made of them alone.
 HELD_OUT_SIZES = ((0.28, 0.38), (0.62, 0.72))

@@ -1,0 +1,1 @@
+"""What every room uses and what is nobody's: errors, console, devices, hashing, files written whole."""
