@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from common.errors import InputError
 from manifests.names import clip_name, id_fault, parse_clip_name, short_repr
 
@@ -114,6 +116,13 @@ def read_clips(path: str | Path, header: Sequence[str] | None = None) -> tuple[l
     if not clips:
         raise InputError(f"{path} lists no clips")
     return clips, [file.note] if file.note else []
+
+
+def published_visualsound() -> list[ListedClip]:
+    """The 91,047 clips of VisualSound (V-AURA; facts of VGGSound, CC BY 4.0), its validation clips set aside."""
+    table = pq.read_table(Path(__file__).with_name("visualsound.parquet"))
+    columns = (table[name].to_pylist() for name in ("youtube_id", "start_s", "label", "split"))
+    return [ListedClip(*row) for row in zip(*columns, strict=True)]
 
 
 def _lines(text: str, path: str | Path) -> Iterator[tuple[int, list[str]]]:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from common.errors import InputError
 from common.writing import write_bytes
 from manifests.folders import VIDEO_SUFFIXES, find_videos
-from manifests.lists import SPLIT_NAMES, ListedClip, read_clips, read_names
+from manifests.lists import SPLIT_NAMES, ListedClip, published_visualsound, read_clips, read_names
 from manifests.names import clip_name, id_fault, ids_of_files, parse_clip_name, short_repr
 
 SPLITS = ("train", "validation", "test")
@@ -272,13 +272,17 @@ def clips_from_vggsound(path: str | Path, videos: str | Path | None = None) -> F
 
 
 def clips_from_visualsound(
-    path: str | Path, videos: str | Path | None = None, validation: str | Path | None = None
+    path: str | Path | None, videos: str | Path | None = None, validation: str | Path | None = None
 ) -> FoundClips:
-    """Clips of the published VisualSound list (``filename,start,desc,split``).
+    """Clips of the published VisualSound list (``filename,start,desc,split``); None: the one that comes with us.
 
     ``validation`` names the authors' list of training clips to set aside (one
-    ``<id>_<start ms>_<end ms>`` a line). Raises :class:`InputError` that names file and line.
+    ``<id>_<start ms>_<end ms>`` a line); ours has them set aside. Raises :class:`InputError` that names file and line.
     """
+    if path is None:
+        if validation is not None:
+            raise InputError(f"{validation}: the VisualSound list that comes with us has its validation clips already")
+        return _clips_from_list(published_visualsound(), videos, [])
     listed, notes = read_clips(path, ("filename", "start", "desc", "split"))
     if validation is not None:
         held_out, more = read_names(validation)

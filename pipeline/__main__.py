@@ -13,6 +13,7 @@ from common.console import CacheOption, command, out, progress, shown, summary, 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 PresetOption = Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")]
+PUBLISHED = "published"  # in place of a list's file: the one that comes with us
 FormatOption = Annotated[str, typer.Option("--format", help="hdf5 or webdataset")]
 SetOption = Annotated[list[str], typer.Option("--set", help="section.field=value, wins over the preset")]
 
@@ -23,7 +24,7 @@ def manifest(
     out_path: Annotated[Path, typer.Option("--out", help="Parquet file to write")],
     videos: Annotated[Path | None, typer.Option(help="folder of videos")] = None,
     vggsound: Annotated[Path | None, typer.Option(help="vggsound.csv")] = None,
-    visualsound: Annotated[Path | None, typer.Option(help="visualsound.csv")] = None,
+    visualsound: Annotated[str | None, typer.Option(help="visualsound.csv, or 'published': the list we have")] = None,
     validation: Annotated[Path | None, typer.Option(help="VisualSound's list of validation clips")] = None,
     preset: PresetOption = "micro",
     clips_per_shard: Annotated[int | None, typer.Option(help="default: the preset's")] = None,
@@ -37,15 +38,15 @@ def manifest(
 
     if vggsound and visualsound:
         raise InputError("give one of --vggsound and --visualsound, not both")
-    check_output(out_path, [path for path in (vggsound, visualsound, validation) if path])
+    check_output(out_path, [Path(path) for path in (vggsound, visualsound, validation) if path])
     if vggsound:
         clips = manifests.clips_from_vggsound(vggsound, videos)
     elif visualsound:
-        clips = manifests.clips_from_visualsound(visualsound, videos, validation)
+        clips = manifests.clips_from_visualsound(None if visualsound == PUBLISHED else visualsound, videos, validation)
     elif videos:
         clips = manifests.clips_from_folder(videos)
     else:
-        raise InputError("give --videos FOLDER, --vggsound FILE or --visualsound FILE")
+        raise InputError("give --videos FOLDER, --vggsound FILE or --visualsound FILE (or published)")
     _show_left_out(clips)
     found = [clip for clip in clips if clip.path]
     check_output(out_path, [Path(clip.path) for clip in found])

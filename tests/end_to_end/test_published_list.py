@@ -30,3 +30,14 @@ def test_visualsound_list_of_published_size(tmp_path):
     assert f"test {91_047 - train - 8_357}, train {train}, validation 8357" in text
     assert "missing_file 91047" in text
     assert "356 of 256 clips" in text
+
+
+def test_the_list_that_comes_with_us(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "--56QUhyDQM_000185.mp4").write_bytes(b"")
+    text = run_here(
+        "pipeline", "manifest", "--visualsound", "published", "--videos", tmp_path / "videos",
+        "--out", tmp_path / "m.parquet",
+    )  # fmt: skip
+    assert "missing_file 91046" in text
+    assert "empty_file 1" in text

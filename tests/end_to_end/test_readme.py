@@ -43,9 +43,10 @@ def test_every_other_command(tmp_path):
         "path/to/videos": "videos",
         "clip.mp4": next((tmp_path / "videos").rglob("*.mp4")).relative_to(tmp_path).as_posix(),
         **{name: name for name in ("vggsound.csv", "visualsound.csv", "validation.txt", "out.mp4")},
-        **{name: name for name in ("manifests/vggsound.parquet", "manifests/visualsound.parquet")},
-        "manifests/mine.parquet": "manifests/vggsound.parquet",
-        "manifests/mine-fit.parquet": "manifests/mine-fit.parquet",
+        **{name: name for name in ("data/vggsound.parquet", "data/visualsound.parquet")},
+        "published": "visualsound.csv",  # whose clips we have; tests/end_to_end/test_published_list.py takes the real one
+        "data/mine.parquet": "data/vggsound.parquet",
+        "data/mine-fit.parquet": "data/mine-fit.parquet",
     }
     commands = [command for command in readme_commands() if command not in IN_CI]
     assert len(commands) >= 12

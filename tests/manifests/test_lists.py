@@ -1,11 +1,13 @@
 """Published lists as they come out of editors, spreadsheets and downloads."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from manifests.lists import MAX_START, read_clips, read_names, read_text
+from manifests.lists import MAX_START, published_visualsound, read_clips, read_names, read_text
 from manifests.manifest import clips_from_vggsound, clips_from_visualsound, make_manifest
 from manifests.names import clip_name
 
@@ -182,3 +184,17 @@ def test_any_bytes_end_in_order(tmp_path_factory, data):
         except InputError as error:
             said = str(error)
             assert said.startswith(str(path)), said
+
+
+def test_the_published_list_comes_with_us(tmp_path):
+    """Counts as V-AURA publishes them; one file of it is found under the names that people give."""
+    listed = published_visualsound()
+    assert Counter(row.split for row in listed) == {"train": 77_263, "validation": 8_356, "test": 5_428}
+    assert len({row.clip_id for row in listed}) == 91_047
+    assert len({row.label for row in listed}) == 308
+    assert all(row.youtube_id and len(row.youtube_id) == 11 and row.label for row in listed)
+    (tmp_path / "--56QUhyDQM_185000_195000.mp4").write_bytes(b"x")
+    clips = clips_from_visualsound(None, tmp_path)
+    assert [(clip.label, clip.split) for clip in clips if clip.path] == [("playing tennis", "train")]
+    with pytest.raises(InputError, match="has its validation clips already"):
+        clips_from_visualsound(None, tmp_path, tmp_path / "validation.txt")
