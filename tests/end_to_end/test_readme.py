@@ -44,7 +44,7 @@ def test_every_other_command(tmp_path):
         "clip.mp4": next((tmp_path / "videos").rglob("*.mp4")).relative_to(tmp_path).as_posix(),
         **{name: name for name in ("vggsound.csv", "visualsound.csv", "validation.txt", "out.mp4")},
         **{name: name for name in ("data/vggsound.parquet", "data/visualsound.parquet")},
-        "published": "visualsound.csv",  # whose clips we have; tests/end_to_end/test_published_list.py takes the real one
+        "published": "visualsound.csv",  # the list of what we rendered
         "data/mine.parquet": "data/vggsound.parquet",
         "data/mine-fit.parquet": "data/mine-fit.parquet",
     }
