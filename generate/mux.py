@@ -38,7 +38,8 @@ _UNUSUAL = {"mp4": ("pcm_", "vorbis")}
 
 @dataclass(frozen=True)
 class Picture:
-    """How a picture gets into the output: ``suffix`` of the file; copied under ``tag``, or ``encoded`` as H.264.
+    """How a picture gets into the output: ``suffix`` of the file; copied under ``tag``, or ``encoded`` as H.264
+    (in webm as VP9).
 
     ``note``: what the user should know where that is not what was asked for.
     """
@@ -77,8 +78,8 @@ def plan_picture(
     ``codec``: ``copy`` never encodes, ``h264`` encodes what is not H.264, ``auto`` encodes only what no container
     here takes, and a part whose ``start`` (seconds) is not at a key frame: a copy would begin at another moment.
     Where a picture is to be copied and the container does not take it, Matroska does by itself, unless
-    ``fallback`` is False. Raises :class:`ClipError` if there is no picture or no way, :class:`InputError` for H.264
-    in webm, and for ``copy`` from between two key frames.
+    ``fallback`` is False. Raises :class:`ClipError` if there is no picture or no way, :class:`InputError` for
+    H.264 in webm (where a part is encoded as VP9), and for ``copy`` from between two key frames.
     """
     part = Part(start, duration)
     if codec == "h264" and suffix == ".webm":
@@ -89,7 +90,7 @@ def plan_picture(
         tag = stream.codec_context.codec_tag if kind_of(source) == "mov" else ""
     inexact = _inexact(video, part) if start else ""
     if inexact and codec == "copy":
-        raise InputError(f"{video}: its picture cannot be copied from {start:g} s on, {inexact}")
+        raise InputError(f"{video}: its picture cannot be copied {inexact}")
     tried = [suffix] if codec == "h264" or not fallback else list(dict.fromkeys((suffix, ".mkv")))
     for wanted in tried if not inexact and (codec != "h264" or name == "h264") else ():
         for kept in dict.fromkeys((tag, "")) if CONTAINERS[wanted] in ("mp4", "mov") else ("",):
@@ -102,7 +103,8 @@ def plan_picture(
     if codec == "copy":
         raise ClipError("unreadable", f"{video}: {fault}; --video-codec h264 encodes it again")
     if inexact:
-        fault = f"the part starts at {start:g} s, {inexact.partition(':')[0]}"
+        made = "VP9" if suffix == ".webm" else "H.264"
+        return Picture(suffix, True, note=f"the part starts {inexact.partition(':')[0]}: it is encoded again as {made}")
     return Picture(tried[-1] if suffix == ".webm" else suffix, True, note=f"{fault}: it is encoded again as H.264")
 
 
@@ -112,8 +114,8 @@ def _inexact(video: str | Path, part: Part) -> str:
     if exact:
         return ""
     known = " and ".join(f"{time:.3f}".rstrip("0").rstrip(".") for time in (before, after) if time is not None)
-    near = f": the nearest are at {known} s. To go on: start there, or" if known else ": to go on,"
-    return f"which is not at a key frame{near} take --video-codec auto, which encodes it again"
+    near = f"there are some at {known} s. To go on: start at one, or" if known else "to go on,"
+    return f"at {part.start:g} s, where no key frame is known: {near} take --video-codec auto, which encodes it again"
 
 
 def check_audio(audio: str = "replace", gain: float = 0.0) -> None:
@@ -137,12 +139,15 @@ def plan_own_sound(
     check_audio(audio, gain)
     if audio == "replace":
         return OwnSound()
-    if fault := sound_track.no_sound(video):
-        return OwnSound(note=f"{fault}: the generated sound is the only one")
     with open_source(video) as source:
-        stream = audio_stream(source, Path(video))
-        name, many = stream.codec_context.codec.canonical_name, stream.codec_context.layout.nb_channels
-        channels = sound_track.channels_of(stream)
+        try:
+            name = audio_stream(source, Path(video)).codec_context.codec.canonical_name
+        except ClipError:
+            return OwnSound(note="it has no sound of its own: the generated sound is the only one")
+    if (frame := sound_track.first_frame(video)) is None:
+        return OwnSound(note="its own sound cannot be decoded: the generated sound is the only one")
+    many = frame.layout.nb_channels
+    channels = 1 if many == 1 else 2
     container, made = CONTAINERS[suffix], "Opus" if suffix == ".webm" else "AAC"
     why = ""
     if audio == "add-track":
@@ -190,7 +195,8 @@ def mux(
     suffix, part = Path(out).suffix.lower(), Part(start, duration)
     picture = picture or plan_picture(video, suffix, "copy", start=start, duration=duration)
     own = plan_own_sound(video, suffix, audio, gain, start=start)
-    how = "encoded as H.264 for" if picture.encoded else "copied into"
+    what = "its picture" if own.audio == "replace" else "its picture or its own sound"
+    how = "encoded again for" if picture.encoded else "copied into"
     try:
         if picture.suffix != suffix:
             raise ValueError(picture.note)
@@ -205,12 +211,13 @@ def mux(
                     tracks = [encoded_packets(source, stream, target, part)]
                 else:
                     tracks = [copied_packets(source, stream, copy_of(stream, target, picture.tag), part)]
+                target.streams.video[0].disposition = av.stream.Disposition.default
                 tracks += _sound_tracks(video, second, target, ours, own, gain, part)
                 # What is due together lies together, and no track is read far ahead of the others.
                 for _, packet in heapq.merge(*tracks, key=lambda timed: timed[0]):
                     target.mux(packet)
     except (av.error.FFmpegError, ValueError) as error:
-        raise ClipError("unreadable", f"{video}: its picture cannot be {how} {suffix} ({error})") from error
+        raise ClipError("unreadable", f"{video}: {what} cannot be {how} {suffix} ({error})") from error
 
 
 def _sound_tracks(
@@ -228,7 +235,7 @@ def _sound_tracks(
     names = {"title": OWN_TITLE, "default": False, "language": stream.metadata.get("language", "")}
     if own.copied:
         copy = copy_of(stream, target)
-        name_track(copy, **names)
+        name_track(target, copy, **names)
         return [*tracks, copied_packets(source, stream, copy, part)]
     theirs = sound_track.original(video, own.channels, gain, part)
     track = add_track(target, own.channels, **names)

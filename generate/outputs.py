@@ -22,8 +22,8 @@ from generate.mux import CONTAINERS, Picture, check_audio, plan_own_sound, plan_
 from generate.picture_track import Part
 from pipeline.decoding import killable
 from pipeline.media import probe
+from pipeline.media.resampling import check_rate
 from pipeline.media.writing import MADE_BY
-from pipeline.resampling import check_rate
 
 SOUND_SUFFIXES = (".wav", ".flac")
 

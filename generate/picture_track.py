@@ -17,6 +17,10 @@ from pipeline.media.container import TIME_TOLERANCE, beginnings, kind_of, open_c
 from pipeline.media.picture import display_matrix
 
 _TRIED_PACKETS = 32
+_ENCODERS = {
+    "": ("libx264", {"preset": "veryfast", "crf": "18"}),
+    "webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "6", "row-mt": "1", "crf": "24", "b": "0"}),
+}
 # FFmpeg's numbers: the colour space of pictures that are no YUV, the range from 16 to 235, and "not said".
 _RGB, _LIMITED, _UNSPECIFIED = 0, 1, 2
 
@@ -208,7 +212,7 @@ def _ended(packets: Iterator[Any], base: Any, end: float) -> Iterator[Any]:
 
 
 def encoded_packets(source: Any, stream: Any, target: Any, part: Part = WHOLE) -> Iterator[Timed]:
-    """The picture as H.264 4:2:0, upright, of even size, each frame at its own time. Adds the stream at once.
+    """The picture as H.264 (VP9 in webm) 4:2:0, upright, of even size, each frame at its time. Adds the stream at once.
 
     A part begins with the frame that is on screen at its start. Raises ValueError where no frame can be decoded.
     """
@@ -219,10 +223,11 @@ def encoded_packets(source: Any, stream: Any, target: Any, part: Part = WHOLE) -
     if first is None:
         raise ValueError("no frame of it can be decoded")
     upright = _Upright(first)
-    encoder = target.add_stream("libx264", rate=stream.average_rate or 25, time_base=stream.time_base)
+    codec, options = _ENCODERS["webm" if target.format.name == "webm" else ""]
+    encoder = target.add_stream(codec, rate=stream.average_rate or 25, time_base=stream.time_base)
     shape = (first.height, first.width) if upright.turned else (first.width, first.height)
     encoder.width, encoder.height = (max(2, side // 2 * 2) for side in shape)
-    encoder.pix_fmt, encoder.options = "yuv420p", {"preset": "veryfast", "crf": "18"}
+    encoder.pix_fmt, encoder.options = "yuv420p", dict(options)
     for name in said:
         value = getattr(first, name) if said[name] == _UNSPECIFIED else said[name]
         setattr(encoder.codec_context, name, _UNSPECIFIED if (name, value) == ("colorspace", _RGB) else value)

@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from common.writing import replacing
-from pipeline.resampling import check_rate, resampled
+from pipeline.media.resampling import check_rate, resampled
 
 MADE_BY = "MFM-Mapper"  # in the metadata of what this program writes
 Sound = np.ndarray | Iterable[np.ndarray]

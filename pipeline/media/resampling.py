@@ -5,6 +5,8 @@ Its default filter leaves images only 38 dB below a tone of 7 kHz on the way fro
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -17,7 +19,8 @@ from common.errors import InputError
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 # In samples of the lower rate, and the share of its band that is kept when the rate goes down. When it goes up,
 # swresample keeps the whole band, and images of its last 2 % with it: those are taken out of the sound before.
-_FILTER = "filter_size=256:cutoff=0.97"
+_TAPS = 256
+_FILTER = f"filter_size={_TAPS}:cutoff=0.97"
 _EDGE, _EDGE_TAPS, _EDGE_BETA = 0.965, 401, 8.0  # -6 dB there, flat below 0.95, more than 80 dB down from 0.98 on
 _BLOCK = 65_536
 _LAYOUTS = {1: "mono", 2: "stereo"}
@@ -33,7 +36,7 @@ class Filter:
     """A chain of FFmpeg's filters on float sound (channels, samples), fed part by part, without a shift in time."""
 
     def __init__(self, rate: int, channels: int, *chain: tuple[str, str], out_channels: int | None = None):
-        self.rate, self.layout = rate, _LAYOUTS[channels]
+        self.rate, self.channels, self.layout = rate, channels, _LAYOUTS[channels]
         self.graph = av.filter.Graph()
         node: Any = self.graph.add_abuffer(
             sample_rate=rate, format="fltp", layout=self.layout, time_base=Fraction(1, rate)
@@ -123,7 +126,8 @@ def resampled(parts: Iterable[np.ndarray], rate: int, new_rate: int) -> Iterator
     if chain is None:
         return
     wanted = round(taken * new_rate / rate)
-    for piece in chain.end():
+    silence = np.zeros((chain.channels, math.ceil(_TAPS * max(rate / new_rate, 1))), np.float32)  # flushing is inexact
+    for piece in itertools.chain(chain.feed(silence), chain.end()):
         piece = piece[:, : max(wanted - given, 0)]
         given += piece.shape[1]
         if piece.size:
