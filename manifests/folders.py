@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import InputError
 from common.writing import is_hidden
+from manifests.tars import members
 
+# What is looked for. Where two files have one name, the kind that stands first keeps the plain clip id.
 VIDEO_SUFFIXES = (
     ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".qt", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv",
     ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".gif",
@@ -40,7 +43,7 @@ def find_videos(folder: str | Path) -> Videos:
 
     Links to files and folders are followed, but each folder is read once, under its own name where that is below
     ``folder`` too, and a link to a folder above it is not followed. Hidden files and folders are not looked at,
-    nor are the videos of a folder that ``python -m generate`` wrote.
+    nor are the videos of a folder that ``python -m generate`` wrote. Videos in tars count (:mod:`manifests.tars`).
     """
     folder = Path(folder)
     if not is_text(str(folder.absolute())):
@@ -104,8 +107,27 @@ def _sort_in(entry: os.DirEntry[str], parent: str, found: Videos, folders: deque
             links.append(path)
     elif video:
         found.paths.append(path)
+    elif path.suffix.lower() == ".tar":
+        _look_into(path, found)
     elif is_link and not path.suffix and not os.path.exists(path):
         found.left_out[entry.path] = "it is a link to what is not there"
+
+
+def _look_into(tar: Path, found: Videos) -> None:
+    try:
+        names, fault = members(tar)
+    except (OSError, tarfile.TarError) as error:
+        found.left_out[str(tar)] = f"it cannot be read as a tar: {_reason(error)}"
+        return
+    if fault:
+        found.left_out[str(tar)] = f"what follows is damaged ({fault}); {len(names)} files of it are read"
+    for name in names:
+        path = tar / name
+        if path.suffix.lower() in VIDEO_SUFFIXES and not is_hidden(path.name):
+            if is_text(name):
+                found.paths.append(path)
+            else:
+                found.left_out[str(path)] = "its name is not UTF-8, which a manifest cannot hold"
 
 
 def _reason(error: Exception) -> str:

@@ -23,6 +23,7 @@ from common.writing import write_bytes
 from manifests.folders import VIDEO_SUFFIXES, find_videos
 from manifests.lists import SPLIT_NAMES, ListedClip, published_visualsound, read_clips, read_names
 from manifests.names import clip_name, id_fault, ids_of_files, parse_clip_name, short_repr
+from manifests.tars import label_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -206,17 +207,20 @@ def clips_from_folder(folder: str | Path, split: str = "train") -> FoundClips:
     """Clips from any folder of videos.
 
     A folder named train, val, valid, validation or test gives the split (else ``split``); another
-    folder directly above the file gives the label; VGGSound names give the YouTube id. Ids are made by
-    :func:`manifests.names.ids_of_files`. Raises :class:`InputError` for a folder without videos.
+    folder directly above the file gives the label, or what lies beside a file in a tar does; VGGSound names give
+    the YouTube id. Ids are made by :func:`manifests.names.ids_of_files`. Raises :class:`InputError` for a folder
+    without videos.
     """
     folder = Path(folder)
     found = find_videos(folder)
     inside = [path.relative_to(folder) for path in found.paths]
     clips = FoundClips(left_out=found.left_out)
     for path, below, clip_id in zip(found.paths, inside, ids_of_files(inside, VIDEO_SUFFIXES), strict=True):
-        parts = below.parts[:-1]
+        in_tar = any(part.lower().endswith(".tar") for part in below.parts[:-1]) and not path.is_file()
+        parts = [part for part in below.parts[:-1] if not (in_tar and part.lower().endswith(".tar"))]
         splits = [SPLIT_NAMES[part.lower()] for part in parts if part.lower() in SPLIT_NAMES]
         label = parts[-1].replace("_", " ") if parts and parts[-1].lower() not in SPLIT_NAMES else ""
+        label = (label_of(path) if in_tar else "") or label
         youtube_id, start = parse_clip_name(path.stem) or (path.stem, 0)
         clips.append(Clip(clip_id, youtube_id, start, label, splits[-1] if splits else split, str(path.absolute())))
     return clips

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from common.errors import ClipError, MFMError
 from manifests.manifest import Clip
 from pipeline.decoding import Call, DecodePool
 from pipeline.media import MediaInfo, probe
+from pipeline.sources import SourceFile
 from presets.config import MediaConfig
 
 
@@ -18,15 +18,14 @@ def _probed(clip: Clip, found: MediaInfo | MFMError) -> Clip:
     if isinstance(found, MFMError):
         kind = found.kind if isinstance(found, ClipError) else "unreadable"
         return replace(clip, status=kind, reason=found.message if isinstance(found, ClipError) else str(found))
-    try:
-        stat = Path(clip.path).stat()
-    except OSError as error:
-        return replace(clip, status="unreadable", reason=f"{clip.path}: {error.strerror}")
+    seen = SourceFile(clip.path).size_and_time
+    if not seen:
+        return replace(clip, status="unreadable", reason=f"{clip.path} cannot be read any more")
     return replace(
         clip,
         **asdict(found),
-        bytes=stat.st_size,
-        file_fingerprint=f"{stat.st_size}-{stat.st_mtime_ns}",
+        bytes=int(seen.partition("-")[0]),
+        file_fingerprint=seen,
         status="ok",
         reason="" if found.has_audio else "no audio stream",
     )

@@ -10,9 +10,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: each, and w
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests import layouts
 from tests.recipe import official_state
+
+settings.register_profile("house", deadline=None)  # no timing is asserted in a test
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from typing import Any
 import av
 
 from common.errors import ClipError
+from manifests.tars import find_member
 
-# What is looked for in folders. Where two files have one name, the kind that stands first keeps the plain clip id.
 TIME_TOLERANCE = 1e-3  # seconds; time stamps are rounded to the stream's time base
 TRUNCATION_TOLERANCE = 0.5  # seconds by which a stream may end before its declared end
 
@@ -36,6 +36,10 @@ class MediaInfo:
 def check_file(path: Path) -> None:
     """Raise :class:`ClipError` ``missing_file``, ``empty_file`` or, for one that may not be read, ``unreadable``."""
     try:
+        if (member := find_member(path)) is not None and member.size == 0:
+            raise ClipError("empty_file", f"{path} has no bytes")
+        if member is not None:
+            return
         if not path.is_file():
             raise ClipError("missing_file", f"{path} is not a file" if path.exists() else f"{path} does not exist")
         if path.stat().st_size == 0:
@@ -44,11 +48,17 @@ def check_file(path: Path) -> None:
         raise ClipError("unreadable", f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
+def url_of(path: Path) -> str:
+    """What FFmpeg is given to open a file: its path, or the place of one in a tar (:mod:`manifests.tars`)."""
+    member = find_member(path)
+    return str(path) if member is None else member.url
+
+
 def open_container(path: Path) -> Any:
     """An open PyAV container; use as a context manager. Raises :class:`ClipError`."""
     check_file(path)
     try:
-        return av.open(str(path), metadata_errors="ignore")
+        return av.open(url_of(path), metadata_errors="ignore")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise ClipError("unreadable", f"{path} is not a media file that can be opened ({error})") from error
 

@@ -22,6 +22,7 @@ from pipeline.media.container import (
     kind_of,
     open_container,
     origin_of,
+    url_of,
     video_stream,
 )
 from pipeline.media.picture import Pictures, display_matrix, resize_frame
@@ -67,7 +68,7 @@ def frames_decord(path: Path, config: MediaConfig, start: float) -> Pictures:
     try:
         size = config.frame_size
         own = config.resize == "swscale"  # decord's resize, the one TimeChat's loader uses
-        reader = decord.VideoReader(str(path), num_threads=1, **({"width": size, "height": size} if own else {}))
+        reader = decord.VideoReader(url_of(path), num_threads=1, **({"width": size, "height": size} if own else {}))
         stamps = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)
         starts, ends = stamps[:, 0] - stamps[0, 0] + late, stamps[:, 1] - stamps[0, 0] + late
         _check_times(path, starts, claimed or whole)

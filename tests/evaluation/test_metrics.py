@@ -58,7 +58,7 @@ def test_frechet_distance_is_that_of_scipys_matrix_root(rows, width):
 features = arrays(np.float64, st.tuples(st.integers(2, 12), st.just(5)), elements=st.floats(-10, 10))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(features, features)
 def test_frechet_distance_is_a_distance(one, two):
     scale = 1 + np.square(one).mean() + np.square(two).mean()
@@ -68,14 +68,14 @@ def test_frechet_distance_is_a_distance(one, two):
     assert there > -1e-6 * scale
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(features, st.floats(0.1, 5))
 def test_frechet_distance_grows_with_a_shift_by_its_square(one, shift):
     moved = metrics.frechet_distance(one + shift, one)
     assert moved == pytest.approx(one.shape[1] * shift**2, rel=1e-3, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(features, st.integers(0, 2**31))
 def test_the_order_of_clips_does_not_matter(one, seed):
     order = np.random.default_rng(seed).permutation(len(one))
@@ -85,7 +85,7 @@ def test_the_order_of_clips_does_not_matter(one, seed):
     assert pairs == pytest.approx(metrics.kl_per_clip(one, other)[order], abs=1e-9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(features)
 def test_kl_of_identical_logits_is_zero_and_of_others_is_not_negative(logits):
     assert metrics.kl_per_clip(logits, logits) == pytest.approx(0, abs=1e-12)

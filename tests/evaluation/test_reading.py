@@ -172,7 +172,7 @@ def direct(waveform, old, new, instants):
 RATES = st.sampled_from([8000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 11_127])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(old=RATES, new=st.sampled_from([16_000, 32_000, 48_000]), samples=st.integers(1, 3000), data=st.data())
 def test_resampling_is_its_definition_at_every_rate(old, new, samples, data):
     waveform = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)

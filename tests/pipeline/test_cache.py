@@ -199,13 +199,13 @@ anything = st.recursive(
 
 
 @given(headers)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_headers_survive_json(header):
     assert ShardHeader.from_json(header.to_json()) == header
 
 
 @given(headers, st.sampled_from([*vars(content().header), "header_version", "header_checksum"]), anything)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_headers_with_any_field_of_any_type_are_refused_or_right(header, field, value):
     values = json.loads(header.to_json())
     if values[field] == value:
@@ -224,7 +224,7 @@ def test_headers_with_any_field_of_any_type_are_refused_or_right(header, field, 
 
 
 @given(st.binary(max_size=40) | anything.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_no_header_is_a_value_error(data):
     with pytest.raises(ValueError):  # noqa: PT011
         ShardHeader.from_json(data)
@@ -299,7 +299,7 @@ def test_webdataset_reads_our_shards_with_its_own_code(tmp_path):
 
 
 @given(st.lists(st.text(min_size=1, max_size=12), unique=True, max_size=6), st.sampled_from(FORMATS))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_clip_ids_survive(ids, name):
     kind = formats()[name]()
     rows = tuple(i.encode("utf-8", "ignore").decode() for i in ids)

@@ -117,7 +117,7 @@ FIELDS = ["mapper", "dimensions", "lengths", "target", "loss", "statistics", "pr
 FIELDS += ["mapper.layers", "mapper.width", "mapper.encoders", "mapper.max_positions", "provenance.encoders"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(FIELDS), JSON)
 def test_any_value_gives_a_mapper_or_a_sentence(tmp_path_factory, field, value):
     folder = tmp_path_factory.mktemp("any")
