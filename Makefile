@@ -25,7 +25,7 @@ INSTALLED := $(VENV)/.installed
 quoted = '$(subst ','\'',$($(1)))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo weights extract status train generate evaluate study test lint clean
+.PHONY: help setup demo weights extract status train generate app evaluate study test lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ train: $(INSTALLED) ## CACHE -> a trained mapper in RUN
 
 generate: $(INSTALLED) ## CACHE and RUN -> wav, mp4, pictures and a page in OUT
 	$(BIN)/python -m generate --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --out $(call quoted,OUT) --format $(call quoted,FORMAT) $(ARGS)
+
+app: $(INSTALLED) ## a page in the browser: a film in, the film with its sound out (RUN: another mapper than the preset's)
+	$(BIN)/python -m app --preset $(call quoted,PRESET) $(if $(filter-out file,$(origin RUN)),--run $(call quoted,RUN)) $(ARGS)
 
 evaluate: $(INSTALLED) ## OUT against REFERENCE (default: OUT/truth) -> the paper's metrics as JSON, Markdown and a page
 	$(BIN)/python -m evaluation --preset $(call quoted,PRESET) --out $(call quoted,OUT) $(if $(REFERENCE),--reference $(call quoted,REFERENCE)) $(ARGS)

@@ -67,7 +67,7 @@ def serve(
         _stay_here(place.files, host)
         import gradio as gr
 
-        from app.page import CSS, build_page, theme
+        from app.page import CSS, HEAD, build_page, theme
 
         shipped = settings.weights.source == "shipped"
         to_try: list[tuple[Path, str]] = []
@@ -95,6 +95,7 @@ def serve(
                 footer_links=[],
                 theme=theme(),
                 css=CSS,
+                head=HEAD,
             )
         except OSError as error:
             where = f"port {port}" if port is not None else "any port from 7860 on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from threading import Event, Lock
 from app.pictures import draw_sound
 from app.place import Place
 from generate.mux import mux
-from generate.outputs import plan_output
-from generate.video_to_audio import VideoToAudio
+from generate.outputs import Output, plan_output
+from generate.video_to_audio import Candidate, VideoToAudio
 from generate.windows import window_rows
 from pipeline.decoding import killable
 from pipeline.errors import InputError
@@ -20,7 +21,7 @@ from pipeline.media import check_file, probe
 from pipeline.media_writing import write_wav
 
 MOST_STEPS, MOST_CANDIDATES, MOST_LETTERS = 200, 4, 200
-MEGABYTE = 1_000_000
+MEGABYTE = 2**20  # as gradio counts
 
 OnProgress = Callable[[float, str], None]  # the share that is done, and a word on it
 
@@ -31,7 +32,7 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a film: its size in 10^6 bytes, and how long it plays."""
+    """Of a film: its size in 2^20 bytes, and how long it plays."""
 
     megabytes: float = 200.0
     seconds: float = 60.0
@@ -104,39 +105,50 @@ class Maker:
         _check_numbers(request)
         on_progress(0.0, "looking at the film")
         seconds = self.length_of(video)
-        rate = self.model.sampler.audioldm2.sample_rate
         folder = self.place.new_folder()
-        with self.place.using(video, folder):
-            # H.264 in mp4 is what every browser plays.
-            output = plan_output(video, folder / f"{video.stem}.mp4", "h264", self._patience)
-            assert output.video is not None
-            best = self.model.best(
-                video,
-                request.label,
-                seed=request.seed,
-                candidates=request.candidates,
-                negative_prompt=request.negative_prompt,
-                steps=request.steps,
-                guidance_scale=request.guidance_scale,
-                scheduler=request.scheduler,
-                on_window=lambda done, total, note: on_progress(done / total, note),
-            )
-            on_progress(1.0, "putting the sound to the film")
-            write_wav(output.sound, [best.waveform], rate)
-            longest = self._patience + 30 * seconds
-            killable(mux, video, output.sound, rate, output.video, output.picture, seconds=longest)
-            picture = folder / f"{video.stem}.png"
-            starts = self._starts(seconds)[: len(best.tokens)]
-            draw_sound(picture, best.waveform, best.tokens, starts, self.preset.media.seconds, seconds)
+        try:
+            with self.place.using(video, folder):
+                best, output = self._into(folder, request, seconds, on_progress)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        assert output.video is not None
         return Result(
             film=output.video,
             sound=output.sound,
-            picture=picture,
+            picture=output.sound.with_suffix(".png"),
             seed=best.seed,
             score=best.score if request.candidates > 1 else None,
-            length=len(best.waveform) / rate,
+            length=len(best.waveform) / self.model.sampler.audioldm2.sample_rate,
             took=time.monotonic() - started,
         )
+
+    def _into(
+        self, folder: Path, request: Request, seconds: float, on_progress: OnProgress
+    ) -> tuple[Candidate, Output]:
+        """The film with its sound, the sound alone, and its picture, as files of ``folder``."""
+        video, rate = request.video, self.model.sampler.audioldm2.sample_rate
+        # H.264 in mp4 is what every browser plays.
+        output = plan_output(video, folder / f"{video.stem}.mp4", "h264", self._patience)
+        best = self.model.best(
+            video,
+            request.label,
+            seed=request.seed,
+            candidates=request.candidates,
+            negative_prompt=request.negative_prompt,
+            steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            scheduler=request.scheduler,
+            on_window=lambda done, total, note: on_progress(done / total, note),
+        )
+        on_progress(1.0, "putting the sound to the film")
+        write_wav(output.sound, [best.waveform], rate)
+        longest = self._patience + 30 * seconds
+        killable(mux, video, output.sound, rate, output.video, output.picture, seconds=longest)
+        starts = self._starts(seconds)[: len(best.tokens)]
+        picture = output.sound.with_suffix(".png")
+        draw_sound(picture, best.waveform, best.tokens, starts, self.preset.media.seconds, seconds)
+        return best, output
 
     def _starts(self, seconds: float) -> list[float]:
         media, row = self.preset.media, self.model.sampler.audioldm2.latent_seconds

@@ -29,8 +29,22 @@ CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 #title h1 { margin-bottom: 0; }
 #note, #made { color: var(--body-text-color-subdued); }
-#picture, #picture .image-container { background: transparent; }
+#film { position: relative; }
+#film.unseen:has(video)::after {
+  content: "This browser cannot show this film. Its sound can be made all the same.";
+  position: absolute; inset: 0; display: grid; place-items: center; padding: 2rem; text-align: center;
+  background: var(--block-background-fill); pointer-events: none;
+}
 """
+# gradio calls it an error when the browser cannot show what was uploaded (AVI, HEVC); for us it is none.
+HEAD = """<script>
+for (const kind of ["error", "loadeddata"]) document.addEventListener(kind, (event) => {
+  const film = event.target instanceof HTMLVideoElement && event.target.closest("#film");
+  if (!film) return;
+  film.classList.toggle("unseen", kind === "error");
+  if (kind === "error") event.stopImmediatePropagation();
+}, true);
+</script>"""
 
 
 def theme() -> gr.themes.Base:
@@ -54,6 +68,8 @@ def theme() -> gr.themes.Base:
         block_label_text_color_dark="*body_text_color",
         block_label_text_size="*text_sm",
         block_label_text_weight="500",
+        block_border_width="1px",
+        block_border_width_dark="1px",
     )
 
 
@@ -101,7 +117,7 @@ def build_page(maker: Maker, examples: Sequence[tuple[Path, str]], classes: Sequ
         try:
             result = said(lambda: maker.make(wanted, on_progress), wanted.video)
         except StoppedError:
-            return (None, None, "Stopped.", *(gr.DownloadButton(interactive=False) for _ in range(2)))
+            return (None, None, "Stopped.", *(gr.DownloadButton(interactive=False) for _ in range(2)))  # nobody looks
         finally:
             if stops.get(session) is stopped:
                 del stops[session]
@@ -116,9 +132,13 @@ def build_page(maker: Maker, examples: Sequence[tuple[Path, str]], classes: Sequ
             gr.DownloadButton(value=str(result.sound), interactive=True),
         )
 
-    def stop(request: gr.Request) -> None:
+    def leave(request: gr.Request) -> None:
         if (stopped := stops.get(str(request.session_hash))) is not None:
             stopped.set()
+
+    def stop(request: gr.Request) -> str:
+        leave(request)
+        return "Stopped."
 
     with gr.Blocks(title="MFM-Mapper", analytics_enabled=False) as page:
         gr.Markdown("# Sound for silent films\nA film in, the same film with its sound out.", elem_id="title")
@@ -143,11 +163,11 @@ def build_page(maker: Maker, examples: Sequence[tuple[Path, str]], classes: Sequ
                 with gr.Row():
                     seed = gr.Number(generation.seed, label="Seed", precision=0, minimum=0, min_width=110)
                     candidates = gr.Slider(
-                        1, MOST_CANDIDATES, 1, step=1, label="Candidates (the best is kept)", min_width=220
+                        1, MOST_CANDIDATES, 1, step=1, label="Candidates", info="the best is kept", min_width=180
                     )
                 with gr.Row():
                     most = max(MOST_STEPS, generation.steps)
-                    steps = gr.Slider(1, most, generation.steps, step=1, label="Steps", min_width=160)
+                    steps = gr.Slider(1, most, generation.steps, step=1, label="Steps", min_width=160, elem_id="steps")
                     guidance = gr.Slider(
                         0, max(15.0, generation.guidance_scale), generation.guidance_scale, step=0.1,
                         label="Guidance", min_width=160,
@@ -186,8 +206,8 @@ def build_page(maker: Maker, examples: Sequence[tuple[Path, str]], classes: Sequ
             show_progress_on=film,
             concurrency_limit=1,
         )
-        stop_button.click(stop, None, None, cancels=[making], queue=False, api_visibility="private")
-        page.unload(stop)
+        stop_button.click(stop, None, made, cancels=[making], queue=False, api_visibility="private")
+        page.unload(leave)
     page.queue(max_size=QUEUE)
     return page
 
@@ -216,11 +236,10 @@ def said(work: Callable[[], Made], video: Path) -> Made:
         traceback.print_exc(file=sys.stderr)
         raise told(
             f"This is a defect of ours, not of your film ({type(error).__name__}). Where this page was started, the "
-            f"terminal says more.",
-            title="Defect",
+            f"terminal says more."
         ) from error
 
 
-def told(sentence: str, title: str = "Not possible") -> gr.Error:
+def told(sentence: str) -> gr.Error:
     """An error that stays until it is read. The page takes HTML, and a sentence may name a file of any name."""
-    return gr.Error(html.escape(sentence), duration=None, title=title, print_exception=False)
+    return gr.Error(html.escape(sentence), duration=None, print_exception=False)

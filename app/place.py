@@ -82,15 +82,15 @@ class Place:
         oldest = time.time() - self.kept_seconds
         with self._changing:  # nothing begins to be used while it is looked at
             used = set(self._used)
-            for folder, _, names in os.walk(self.files, topdown=False):
-                for path in (Path(folder, name) for name in names):
-                    with suppress(OSError):  # gone meanwhile
+            for name, _, files in os.walk(self.files, topdown=False):
+                folder = Path(name)
+                with suppress(OSError):  # gone meanwhile, or not empty
+                    changed = folder.stat().st_mtime
+                    for path in (folder / file for file in files):
                         if path.lstat().st_mtime < oldest and not used & {path, *path.parents}:
                             path.unlink()
-                if Path(folder) != self.files:
-                    with suppress(OSError):  # not empty
-                        if Path(folder).stat().st_mtime < oldest and Path(folder) not in used:
-                            Path(folder).rmdir()
+                    if changed < oldest and folder != self.files and folder not in used:
+                        folder.rmdir()
 
     def _sweep_now_and_then(self) -> None:
         while not self._left.wait(min(60.0, self.kept_seconds / 10)):

@@ -35,6 +35,7 @@ def test_paths_of_any_kind(path):
     assert generate == ["--preset", "micro", "--cache", path, "--run", path, "--out", path, "--format", "hdf5"]
     assert words("evaluate", OUT=path, REFERENCE=path) == ["--preset", "micro", "--out", path, "--reference", path]
     assert words("train", CACHE=path, RUN=path)[2:6] == ["--cache", path, "--run", path]
+    assert words("app", RUN=path, ARGS="--port 7861") == ["--preset", "micro", "--run", path, "--port", "7861"]
     assert words("status", CACHE=path)[:2] == ["status", path]
 
 
@@ -48,3 +49,8 @@ def test_other_variables_are_one_word_too(value):
         "--executor", value,
     ]  # fmt: skip
     assert words("status", FORMAT=value)[-2:] == ["--format", value]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_the_page_takes_the_mapper_of_its_preset_unless_a_run_is_named():
+    assert words("app", PRESET="paper") == ["--preset", "paper"]

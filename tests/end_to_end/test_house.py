@@ -20,6 +20,7 @@ ALLOWED = {
     "generate": {"common", "presets", "manifests", "pipeline", "trainer"},
     "evaluation": {"common", "presets", "manifests", "pipeline", "trainer", "generate"},
     "micro": {"common", "presets", "manifests", "pipeline", "trainer", "generate", "evaluation"},
+    "app": {"common", "presets", "manifests", "pipeline", "trainer", "generate", "micro"},
 }
 
 
@@ -39,6 +40,8 @@ def test_imports_point_one_way(package):
         if package == "trainer":
             encoders = {n for n in imports(path) if n.startswith("pipeline.encoders")}
             assert encoders <= {"pipeline.encoders.checkpoints"}, f"{path}: the trainer knows nothing of encoders"
+        if package != "app":
+            assert not [n for n in imports(path) if n.split(".")[0] == "gradio"], f"{path}: only the page needs gradio"
 
 
 def test_looking_at_a_cache_loads_no_torch():
@@ -63,7 +66,7 @@ VARIABLES = (
 @pytest.mark.parametrize("name", ["dir with spaces", "Clip [official]; (1) & 'more'", 'a"b#c?'])
 def test_make_passes_names_on_as_they_are(name):
     names = {variable: f"{name} {variable}" for variable in VARIABLES}
-    for target in ("extract", "status", "train", "generate", "evaluate"):
+    for target in ("extract", "status", "train", "generate", "app", "evaluate"):
         command = ["make", "-n", "-o", ".venv/.installed", target, *(f"{key}={value}" for key, value in names.items())]
         said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         words = shlex.split(said.replace("\\\n", " "))
