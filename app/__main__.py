@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.console import command, out, progress, shown
+from common.console import command, out, progress, shown
 from presets import Preset
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -31,11 +31,11 @@ def page(
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
     """Serve a page on this machine: upload a film, hear it. Ctrl-C ends it, and removes what was uploaded and made."""
-    from pipeline.errors import InputError
+    from common.errors import InputError
 
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs gradio, which is not installed: run make setup, or pip install -e '.[app]'")
-    from pipeline.runtime import choose_device, quiet_libraries
+    from common.runtime import choose_device, quiet_libraries
     from presets import load_preset
 
     quiet_libraries()
@@ -59,8 +59,8 @@ def serve(
     from app.examples import examples as films
     from app.making import MEGABYTE, Limits, Maker
     from app.place import Place
+    from common.errors import InputError
     from generate.video_to_audio import VideoToAudio
-    from pipeline.errors import InputError
 
     model = VideoToAudio.from_pretrained(None if run is None else Path(run) / "mapper", settings, device)
     with Place() as place:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from manifests.scene import FRAMES_PER_SECOND, SAMPLE_RATE
-from manifests.world import KINDS, make_scene, render_frames, render_waveform
-from pipeline.media_writing import write_video
+from micro.world.render import KINDS, make_scene, render_frames, render_waveform
+from micro.world.scene import FRAMES_PER_SECOND, SAMPLE_RATE
+from pipeline.media.writing import write_video
 
 DEMO = Path("demo/clips/test")
 # One of each family that the micro models tell apart well, and whose events are seen.

@@ -11,14 +11,14 @@ from threading import Event, Lock
 
 from app.pictures import draw_sound
 from app.place import Place
+from common.errors import InputError
 from generate.mux import mux
 from generate.outputs import Output, plan_output
 from generate.video_to_audio import Candidate, VideoToAudio
 from generate.windows import window_rows
 from pipeline.decoding import killable
-from pipeline.errors import InputError
 from pipeline.media import check_file, probe
-from pipeline.media_writing import write_wav
+from pipeline.media.writing import write_wav
 
 MOST_STEPS, MOST_CANDIDATES, MOST_LETTERS = 200, 4, 200
 MEGABYTE = 2**20  # as gradio counts
@@ -76,7 +76,7 @@ class Maker:
 
     def length_of(self, video: Path) -> float:
         """How long a film plays, in seconds. Raises :class:`InputError` for one that is larger or longer than the
-        limits, :class:`pipeline.errors.ClipError` for one that is no film."""
+        limits, :class:`common.errors.ClipError` for one that is no film."""
         check_file(video)
         if (size := video.stat().st_size / MEGABYTE) > self.limits.megabytes:
             raise InputError(f"{video} has {size:.0f} MB; this page takes films of up to {self.limits.megabytes:g} MB")

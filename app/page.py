@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from app.making import MOST_CANDIDATES, MOST_LETTERS, MOST_STEPS, Maker, Request, StoppedError
+from common.errors import MFMError
 from generate.schedulers import build_scheduler
-from pipeline.errors import MFMError
 
 Made = TypeVar("Made")
 QUEUE = 20  # who comes when so many wait is told to come later

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.writing import replacing
 from generate.pictures import log_mel
-from pipeline.writing import replacing
 
 _INK = "#7d8590"  # read on white and on black: the page has both
 

@@ -14,7 +14,7 @@ from threading import Event, Lock, Thread
 
 from filelock import FileLock, Timeout
 
-from pipeline.writing import write_error
+from common.writing import write_error
 
 PREFIX = "mfm-mapper-page-"
 KEPT_SECONDS = 3600.0

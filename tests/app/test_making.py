@@ -8,9 +8,9 @@ from PIL import Image
 from app.examples import CLASSES, examples
 from app.making import Limits, Maker, Request, StoppedError
 from app.pictures import draw_sound
-from pipeline.errors import ClipError, InputError
+from common.errors import ClipError, InputError
 from pipeline.media import probe
-from pipeline.media_writing import read_wav
+from pipeline.media.writing import read_wav
 from tests.media_factory import make_media
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from app.making import StoppedError
 from app.page import build_page, said, theme, usable_schedulers
-from pipeline.errors import ClipError
+from common.errors import ClipError
 from tests.commands import run_here
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app.place import PREFIX, Place, remove_abandoned
-from pipeline.errors import WriteError
+from common.errors import WriteError
 
 
 @pytest.fixture(autouse=True)

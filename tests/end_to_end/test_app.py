@@ -41,7 +41,7 @@ def served(folder, *options):
     temporary.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.setblocking(False)
-        elsewhere = "http://127.0.0.1:{}".format(proxy.getsockname()[1])
+        elsewhere = f"http://127.0.0.1:{proxy.getsockname()[1]}"
         names = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
         environment = {**os.environ, **dict.fromkeys(names, elsewhere), "TMPDIR": str(temporary), "no_proxy": ""}
         command = [sys.executable, "-m", "app", *options]
