@@ -189,7 +189,7 @@ class TestAddTrack:
         assert 0 <= late + 0.002 < 0.03
         expected = [tick + late for tick in heard_ticks(source.samples[0], source.rate)]
         assert heard_ticks(theirs.samples[0], theirs.rate) == pytest.approx(expected, abs=0.003)
-        assert [time for _, time in packets(tmp_path / out)][0] == pytest.approx(packets(film)[0][1] + late, abs=0.003)
+        assert packets(tmp_path / out)[0][1] == pytest.approx(packets(film)[0][1] + late, abs=0.003)
 
     @pytest.mark.parametrize(
         ("name", "out", "gain", "codec", "note"),

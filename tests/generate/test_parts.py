@@ -48,8 +48,11 @@ def shown(path):
 
 
 def lateness(film):
-    """Seconds by which the numbers of a film are late for its container's start, as encoders are."""
-    return shown(film)[0][0]
+    """Seconds by which the numbers of a film are late for its container's start, as encoders are.
+
+    Not in AVI, whose times FFmpeg makes up: the n-th frame is the n-th.
+    """
+    return 0.0 if film.suffix == ".avi" else shown(film)[0][0]
 
 
 def written(film, out, seconds, **options):
@@ -67,8 +70,8 @@ def written(film, out, seconds, **options):
         ("h264.ts", "o.mp4", 3.1, 1.5, True), ("open.mkv", "o.mp4", 2.5, 2.0, False),
         ("hevc.mp4", "o.mp4", 2.5, 2.0, False), ("hevc.mp4", "o.mp4", 3.3, 2.0, True),
         ("vp9.webm", "o.webm", 2.5, 1.5, False), ("vp9.webm", "o.webm", 1.2, 1.0, True),
-        ("mpeg2.mpg", "o.mp4", 3.0, 1.5, True), ("h264.avi", "o.mp4", 1.5, 2.0, True),
-        ("pipe.mkv", "o.mp4", 4.2, None, True),
+        ("mpeg2.mpg", "o.mp4", 3.0, 1.5, True), ("h264.avi", "o.mp4", 1.8, 2.0, True),
+        ("pipe.mkv", "o.mp4", 4.3, None, True),
     ],
 )  # fmt: skip
 def test_frames_and_sounds_of_the_part(films, tmp_path, name, out, start, duration, encoded):
@@ -77,7 +80,7 @@ def test_frames_and_sounds_of_the_part(films, tmp_path, name, out, start, durati
     length = duration or SECONDS - start
     plan = written(film, tmp_path / out, length, audio="mix", start=start, duration=duration)
     assert plan.picture.encoded == encoded
-    assert any("no key frame" in note for note in plan.notes) == (encoded and name != "h264.avi")
+    assert any("where no key frame is known: it is encoded again as" in note for note in plan.notes) == encoded
     frames, late, fps = shown(tmp_path / out), lateness(film), FILMS[name].get("fps", 10)
     (track,) = tracks_of(tmp_path / out)
     begin = tracks_shift(track)
@@ -85,7 +88,9 @@ def test_frames_and_sounds_of_the_part(films, tmp_path, name, out, start, durati
     numbers = [number for _, number in frames]
     first = int(np.floor((start - late) * fps + 0.02)) if encoded else int(np.ceil((start - late) * fps - 0.02))
     last = int(np.ceil((start + length - late) * fps - 0.02)) - 1
-    assert numbers == list(range(first, min(last, round(SECONDS * fps) - 1) + 1))
+    wanted = list(range(first, min(last, round(SECONDS * fps) - 1) + 1))
+    assert numbers[: len(wanted)] == wanted
+    assert len(numbers) - len(wanted) in (range(1) if encoded else range(4))  # what the last ones refer to
     due = np.maximum(np.array(numbers) / fps + late - start, 0.0)
     np.testing.assert_allclose(times, due, atol=0.002)
     theirs = [tick + late - start for tick in TICKS if start < tick + late < start + length - 0.03]
