@@ -1,8 +1,10 @@
 # MFM-Mapper. `make` lists the targets; every variable can be given on the command line.
 PRESET   ?= micro
 MANIFEST ?= demo/clips
-CACHE    ?= cache/$(PRESET)
-RUN      ?= runs/$(PRESET)
+comma    := ,
+# Features and mapper are the same with the option and without it; the sound is not.
+CACHE    ?= cache/$(subst $(comma)fast,,$(PRESET))
+RUN      ?= runs/$(subst $(comma)fast,,$(PRESET))
 OUT      ?= outputs/$(PRESET)
 REFERENCE ?=
 STAGE    ?= all
@@ -72,7 +74,7 @@ app: $(INSTALLED) ## a page in the browser: a film in, the film with its sound o
 evaluate: $(INSTALLED) ## OUT against REFERENCE (default: OUT/truth) -> the paper's metrics as JSON, Markdown and a page
 	$(BIN)/python -m evaluation --preset $(call quoted,PRESET) --out $(call quoted,OUT) $(if $(REFERENCE),--reference $(call quoted,REFERENCE)) $(ARGS)
 
-study: $(INSTALLED) ## Tables 2 and 3 and Figure 3 of the paper at micro scale, in runs/study
+study: $(INSTALLED) ## Tables 2 and 3, Figure 3 and the cost of sampling at micro scale, in runs/study
 	$(BIN)/python -m micro study $(ARGS)
 
 test: $(INSTALLED) ## all tests of the default suite

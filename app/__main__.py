@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from common.console import command, out, progress, shown
+from common.console import PresetOption, command, out, progress, shown
 from presets import Preset
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -20,7 +20,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @app.command()
 @command
 def page(
-    preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
+    preset: PresetOption = "micro",
     run: Annotated[str | None, typer.Option(help="folder of a training run; default: the preset's own mapper")] = None,
     host: Annotated[str, typer.Option(help="whom to answer: 0.0.0.0 answers everybody on the network")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="default: the first free one from 7860 on")] = None,

@@ -45,6 +45,9 @@ LINE_SECONDS = 10.0  # between two lines of progress in a log
 # ``s3:/bucket`` of ``s3://bucket``.
 CACHE = typer.Option(help="feature cache: a folder, or an fsspec URL such as s3://bucket/cache")
 CacheOption = Annotated[str, CACHE]
+PresetOption = Annotated[
+    str, typer.Option(help="micro, paper, or the path of a YAML file; with ,fast after it: fewer steps")
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 from typer.core import TyperGroup
 
-from common.console import command, out, progress, summary
+from common.console import PresetOption, command, out, progress, summary
 
 
 class _EvaluateUnlessNamed(TyperGroup):
@@ -25,7 +25,6 @@ class _EvaluateUnlessNamed(TyperGroup):
 
 app = typer.Typer(cls=_EvaluateUnlessNamed, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-PresetOption = Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 SetOption = Annotated[list[str], typer.Option("--set", help="section.field=value")]
 WorkersOption = Annotated[

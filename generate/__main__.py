@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from common.console import CACHE, command, out, progress, shown, summary
+from common.console import CACHE, PresetOption, command, out, progress, shown, summary
 from presets import Preset
 
 NAMED = 10  # failed clips in the summary; made.parquet has all of them
@@ -31,7 +31,7 @@ def generate(
     manifest: Annotated[str | None, typer.Option(help="Parquet manifest; default: the cache's own")] = None,
     cache: Annotated[str | None, CACHE] = None,
     split: Annotated[str, typer.Option(help="train, validation, test, all; auto: test if there is one")] = "auto",
-    preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
+    preset: PresetOption = "micro",
     cache_format: Annotated[str, typer.Option("--format", help="hdf5 or webdataset")] = "hdf5",
     seed: Annotated[int | None, typer.Option(help="of the start noise; default: the preset's")] = None,
     candidates: Annotated[int, typer.Option(help="for one video: make so many, keep the best by its score")] = 1,

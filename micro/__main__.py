@@ -9,6 +9,10 @@ import typer
 
 from common.console import command, out, progress, summary
 
+PointsOption = Annotated[
+    str, typer.Option(help="of quality against cost: scheduler:steps, joined by commas, the reference first; or none")
+]
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -80,19 +84,61 @@ def study(
     seeds: Annotated[int, typer.Option(help="seeds of each mapper")] = 3,
     per_class: Annotated[int, typer.Option(help="test clips of each class that are made to sound")] = 4,
     workers: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
+    points: PointsOption = "default",
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
-    """The paper's Tables 2 and 3 and Figure 3 at micro scale, with ceiling, oracle and controls."""
+    """The paper's Tables 2 and 3 and Figure 3 at micro scale, with ceiling, oracle and controls.
+
+    And the curve of quality against cost of the sampler.
+    """
     from common.runtime import quiet_libraries
+    from micro.curve import points_of
     from micro.study import Study, run
 
     quiet_libraries()
-    results = run(Study(folder, clips, seeds, per_class, "micro", tuple(assignments)), workers, out.print)
+    results = run(
+        Study(folder, clips, seeds, per_class, "micro", tuple(assignments)), workers, out.print, points_of(points)
+    )
     rows = {
         name: ", ".join(f"{k} {v[0]:.3f}" for k, v in values.items()) for name, values in results["figures"].items()
     }
+    if results["curve"]:
+        rows["cheapest as good as " + results["curve"]["points"][0]["name"]] = results["curve"]["cheapest"]
     minutes = f"{results['seconds_of_last_call'] / 60:.0f}"
     summary("study", {**rows, "minutes of this call": minutes, "written to": folder / "study.md"})
+
+
+@app.command()
+@command
+def curve(
+    folder: Annotated[Path, typer.Option(help="a study whose MFM-Mappers are trained; read only")] = Path("runs/study"),
+    output: Annotated[Path | None, typer.Option("--out", help="sound, page and figure; default: the study's")] = None,
+    seeds: Annotated[int, typer.Option(help="how many of the study's mappers")] = 3,
+    per_class: Annotated[int, typer.Option(help="test clips of each class")] = 4,
+    workers: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
+    points: PointsOption = "default",
+    assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
+) -> None:
+    """Quality against cost: schedulers and steps on the mappers of a study; run again to go on."""
+    from common.errors import InputError
+    from common.runtime import quiet_libraries
+    from micro.curve import points_of, run_curve
+    from micro.study import Study
+
+    quiet_libraries()
+    study = Study(folder, 0, seeds, per_class, "micro", tuple(assignments))
+    chosen = points_of(points)
+    if not chosen:
+        raise InputError("--points names no point of the curve, such as DDIMScheduler:100")
+    results = run_curve(study, output or folder, chosen, workers, out.print)
+    rows = {
+        point["name"]: f"{point['seconds']:.2f} s a clip, "
+        + ", ".join(f"{name} {value[0]:.3f}" for name, value in point["figures"].items())
+        for point in results["points"]
+    }
+    first = results["points"][0]["name"]
+    page = (output or folder) / "curve.md"
+    summary("curve", {**rows, f"cheapest as good as {first}": results["cheapest"], "written to": page})
 
 
 @app.command()

@@ -1,20 +1,21 @@
 """The paper's comparisons at micro scale: Table 2, Table 3 and Figure 3, with a ceiling and controls.
 
 A folder holds everything, each part made once: ``clips``, ``cache``, ``runs`` (a mapper for each variant and
-seed), ``tokens``, ``sound`` (wav by condition), ``results.json``, ``study.md`` and ``figure3.png``.
+seed), ``tokens``, ``sound`` (wav by condition), ``results.json``, ``study.md`` and ``figure3.png``, and what
+:mod:`micro.curve` makes of the same mappers.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,8 +37,12 @@ from pipeline.media import decode_clip
 from pipeline.media.writing import read_wav, write_wav
 from pipeline.probing import probe_clips
 from presets import Preset, load_preset
+from presets.config import GenerationConfig
 from trainer.data import TARGET
 from trainer.registry import MFMMapper
+
+if TYPE_CHECKING:
+    from micro.curve import Point
 
 # Variant -> what it changes; the first is the paper's own.
 VARIANTS: dict[str, list[str]] = {
@@ -50,7 +55,7 @@ VARIANTS: dict[str, list[str]] = {
 }
 SHUFFLED, LABEL, ORACLE, CEILING, TRUTH = "shuffled videos", "label only", "oracle", "ceiling", "truth"
 STAGES = ("cavp", "timechat", "audiomae", "flan_t5")
-_SYNTHESIS_BATCH = 12
+SYNTHESIS_BATCH = 12
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,6 @@ def synthesise(study: Study, condition: str) -> None:
     if all((folder / f"{clip_id}.wav").is_file() for clip_id in ids):
         return
     preset = study.preset
-    generation = preset.generation
     model = load_audioldm2(preset, negatives=study.folder / "negatives")
     tokens: Tensor | None = None
     if condition != CEILING:
@@ -202,22 +206,27 @@ def synthesise(study: Study, condition: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"tokens": np.ascontiguousarray(array)}, path)
         tokens = torch.from_numpy(array)
-    for first in range(0, len(ids), _SYNTHESIS_BATCH):
-        part = ids[first : first + _SYNTHESIS_BATCH]
+    for first in range(0, len(ids), SYNTHESIS_BATCH):
+        part = ids[first : first + SYNTHESIS_BATCH]
         if tokens is None:
             latents = _true_latents(study, model, part)
         else:
-            text, mask = model.encode_labels([scene(clip_id).label for clip_id in part])
-            latents = model.denoise(
-                Conditioning(tokens[first : first + len(part)], text, mask),
-                model.negative(generation.negative_prompt),
-                model.noise(part, generation.seed),
-                steps=generation.steps,
-                guidance_scale=generation.guidance_scale,
-                scheduler_name=generation.scheduler,
-            )
+            latents = denoise(model, preset.generation, part, tokens[first : first + len(part)])
         for clip_id, waveform in zip(part, model.decode(latents, preset.media.samples), strict=True):
             write_wav(folder / f"{clip_id}.wav", waveform.numpy(), model.sample_rate)
+
+
+def denoise(model: AudioLDM2, generation: GenerationConfig, clip_ids: Sequence[str], tokens: Tensor) -> Tensor:
+    """Latents (B, C, H, W) of rendered clips from their tokens (B, 8, D) and labels."""
+    text, mask = model.encode_labels([scene(clip_id).label for clip_id in clip_ids])
+    return model.denoise(
+        Conditioning(tokens, text, mask),
+        model.negative(generation.negative_prompt),
+        model.noise(clip_ids, generation.seed),
+        steps=generation.steps,
+        guidance_scale=generation.guidance_scale,
+        scheduler_name=generation.scheduler,
+    )
 
 
 @torch.no_grad()
@@ -239,34 +248,46 @@ def load_tokens(study: Study, condition: str) -> np.ndarray:
     return load_file(study.folder / "tokens" / f"{condition}.safetensors")["tokens"]
 
 
-def _work(task: tuple[str, Study, tuple[Any, ...]]) -> None:
+Task = tuple[Callable[..., None], tuple[Any, ...]]  # a function of a module, and its arguments
+
+
+def _work(task: Task) -> None:
     torch.set_num_threads(1)
-    name, study, arguments = task
-    work: dict[str, Callable[..., None]] = {"train": train_one, "synthesise": synthesise}
-    work[name](study, *arguments)
+    function, arguments = task
+    function(*arguments)
 
 
-def run(study: Study, workers: int, note: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, in order; returns what :func:`micro.study_report.measure` found."""
+def run(study: Study, workers: int, note: Callable[[str], None], points: Sequence[Point]) -> dict[str, Any]:
+    """Everything, in order; returns what :func:`micro.study_report.measure` found.
+
+    ``points``: of the curve of quality against cost (:mod:`micro.curve`); none leaves it out.
+    """
+    from micro.curve import check_points, run_curve
     from micro.study_report import measure, write_report
 
+    check_points(study, points)
     started = time.monotonic()
     prepare(study, note)
-    training = [("train", study, (name, seed)) for seed in range(study.seeds) for name in VARIANTS]
+    training: list[Task] = [(train_one, (study, name, seed)) for seed in range(study.seeds) for name in VARIANTS]
     # The condition that all others share makes the negative tokens; the rest then find them.
-    sounds = [("synthesise", study, (condition,)) for condition in study.conditions()]
+    sounds: list[Task] = [(synthesise, (study, condition)) for condition in study.conditions()]
     for title, tasks in (("mappers trained", training), ("conditions made to sound", sounds)):
-        for done, _ in enumerate(_spread(tasks, workers), 1):
-            note(f"{done} of {len(tasks)} {title}")
+        work_through(tasks, workers, title, note)
+    curve = run_curve(study, study.folder, points, workers, note) if points else None
     results = measure(study, load_classifier(study.preset), time.monotonic() - started)
+    results["curve"] = curve
     write_text(study.folder / "results.json", json.dumps(results, indent=1))
     write_report(results, study.folder)
     return results
 
 
-def _spread(tasks: Sequence[tuple[str, Study, tuple[Any, ...]]], workers: int) -> Iterable[None]:
+def work_through(tasks: Sequence[Task], workers: int, title: str, note: Callable[[str], None]) -> None:
+    """Do the tasks in so many processes of one thread each; what is done is noted as ``3 of 18 <title>``."""
     if workers < 2:
-        yield from map(_work, tasks)
+        for done, task in enumerate(tasks, 1):
+            _work(task)
+            note(f"{done} of {len(tasks)} {title}")
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_work, tasks)
+        for done, _ in enumerate(pool.map(_work, tasks), 1):
+            note(f"{done} of {len(tasks)} {title}")

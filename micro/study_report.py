@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from evaluation.metrics import frechet_distance
 from micro.networks import MicroClassifier
 from micro.onsets import CAP_SECONDS, TOLERANCE_SECONDS, compare_onsets, find_onsets, loudness_agreement
 from micro.study import CEILING, LABEL, ORACLE, SHUFFLED, TRUTH, VARIANTS, Study, load_sound, load_tokens, scene
+from micro.world.scene import Scene
 from trainer.data import TARGET
 
 _LEVEL_TIMES = (np.arange(40) + 0.5) / 4
-_TITLES = {
+TITLES = {
     "class_accuracy": "class accuracy",
     "onset_f1": "events F1",
     "onset_recall": "events hit",
@@ -32,36 +34,50 @@ _TITLES = {
     "FD": "FD",
     "token_error": "token error",
 }
-_HIGHER = ("class_accuracy", "onset_f1", "onset_recall", "loudness")
+HIGHER = ("class_accuracy", "onset_f1", "onset_recall", "loudness")
 _FUSED = {"Table 2": "CAVP+TimeChat", "Table 3": "concat"}  # what MFM-Mapper is called there
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What sounds of the study's test clips are measured against: their scenes, and features of their true sound."""
+
+    scenes: list[Scene]
+    classifier: MicroClassifier
+    reference: np.ndarray
+
+    @classmethod
+    def of(cls, study: Study, classifier: MicroClassifier) -> Judge:
+        reference, _ = classifier.classify_all(load_sound(study, TRUTH))
+        return cls([scene(clip_id) for clip_id in study.test_clips], classifier, reference)
+
+    def measure(self, sound: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+        """Figures of waveforms (N, samples), and the timing error in s of each clip with events."""
+        features, logits = self.classifier.classify_all(sound)
+        right = logits.argmax(axis=1) == [self.classifier.labels.index(s.label) for s in self.scenes]
+        timing = [compare_onsets(s.onsets, find_onsets(w)) for s, w in zip(self.scenes, sound, strict=True) if s.onsets]
+        levels = [
+            loudness_agreement(w, s.level(_LEVEL_TIMES)) for s, w in zip(self.scenes, sound, strict=True) if s.sustained
+        ]
+        errors = np.array([t.error for t in timing])
+        return {
+            "class_accuracy": float(right.mean()),
+            "onset_f1": float(np.mean([t.f1 for t in timing])),
+            "onset_recall": float(np.mean([t.recall for t in timing])),
+            "timing_error": float(errors.mean()),
+            "loudness": float(np.mean(levels)),
+            "FD": frechet_distance(features, self.reference),
+        }, errors
 
 
 def measure(study: Study, classifier: MicroClassifier, seconds: float) -> dict[str, Any]:
     """Figures of every condition (mean and standard deviation over seeds) and the paired tests."""
-    truth = load_sound(study, TRUTH)
-    reference, _ = classifier.classify_all(truth)
-    scenes = [scene(clip_id) for clip_id in study.test_clips]
+    judge = Judge.of(study, classifier)
     variance, means = _token_spread(study)
     per_clip: dict[str, np.ndarray] = {}
     figures: dict[str, dict[str, float]] = {}
     for condition in (TRUTH, *study.conditions()):
-        sound = truth if condition == TRUTH else load_sound(study, condition)
-        features, logits = classifier.classify_all(sound)
-        right = logits.argmax(axis=1) == [classifier.labels.index(s.label) for s in scenes]
-        events = [(s, w) for s, w in zip(scenes, sound, strict=True) if s.onsets]
-        timing = [compare_onsets(s.onsets, find_onsets(w)) for s, w in events]
-        levels = [
-            loudness_agreement(w, s.level(_LEVEL_TIMES)) for s, w in zip(scenes, sound, strict=True) if s.sustained
-        ]
-        per_clip[condition] = np.array([t.error for t in timing])
-        figures[condition] = {
-            "class_accuracy": float(right.mean()),
-            "onset_f1": float(np.mean([t.f1 for t in timing])),
-            "onset_recall": float(np.mean([t.recall for t in timing])),
-            "timing_error": float(per_clip[condition].mean()),
-            "loudness": float(np.mean(levels)),
-            "FD": frechet_distance(features, reference),
-        }
+        figures[condition], per_clip[condition] = judge.measure(load_sound(study, condition))
         if condition not in (TRUTH, CEILING):
             true = study.joined.arrays[TARGET][study.rows(study.test_clips)].astype(np.float64)
             figures[condition]["token_error"] = float(((load_tokens(study, condition) - true) ** 2).mean() / variance)
@@ -80,12 +96,12 @@ def measure(study: Study, classifier: MicroClassifier, seconds: float) -> dict[s
         "seeds": study.seeds,
         "preset": study.preset.name,
         "seconds_of_last_call": round(seconds),
-        "chance_timing_error": _chance(scenes),
+        "chance_timing_error": _chance(judge.scenes),
         "mean_predictor_token_error": float(((means - true) ** 2).mean() / variance),
         "figures": {
             name: {
-                figure: [float(np.mean(values)), float(np.std(values))]
-                for figure in _TITLES
+                figure: mean_and_spread(values)
+                for figure in TITLES
                 if (values := [figures[c][figure] for c in members if figure in figures[c]])
             }
             for name, members in groups.items()
@@ -93,6 +109,11 @@ def measure(study: Study, classifier: MicroClassifier, seconds: float) -> dict[s
         "timing_against": against,
         "curves": {name: _curves(study, name) for name in ("MFM-Mapper", "Diff-Mapper")},
     }
+
+
+def mean_and_spread(values: Sequence[float]) -> list[float]:
+    """Mean and standard deviation over seeds."""
+    return [float(np.mean(values)), float(np.std(values))]
 
 
 def _groups(study: Study) -> dict[str, list[str]]:
@@ -147,20 +168,23 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+def cell(value: Sequence[float] | None) -> str:
+    """Mean ± spread of a table; without the spread where there is none."""
+    if value is None:
+        return ""
+    return f"{value[0]:.3f}" + (f" ± {value[1]:.3f}" if value[1] else "")
+
+
 def _table(results: dict[str, Any], names: Sequence[str]) -> str:
-    lines = ["| | " + " | ".join(_TITLES.values()) + " |", "| --- |" + " --- |" * len(_TITLES)]
+    lines = ["| | " + " | ".join(TITLES.values()) + " |", "| --- |" + " --- |" * len(TITLES)]
     for name in names:
-        cells = []
-        for figure in _TITLES:
-            value = results["figures"][name].get(figure)
-            spread = f" ± {value[1]:.3f}" if value and value[1] else ""
-            cells.append(f"{value[0]:.3f}{spread}" if value else "")
+        cells = [cell(results["figures"][name].get(figure)) for figure in TITLES]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def _order(results: dict[str, Any], names: Sequence[str], figure: str) -> str:
-    best = sorted(names, key=lambda name: results["figures"][name][figure][0], reverse=figure in _HIGHER)
+    best = sorted(names, key=lambda name: results["figures"][name][figure][0], reverse=figure in HIGHER)
     return " > ".join(best)
 
 
@@ -182,7 +206,7 @@ def write_report(results: dict[str, Any], folder: Path) -> Path:
     lines = []
     for table, theirs, paper, figure, names in orders:
         ranked = _order(results, names, figure).replace("MFM-Mapper", _FUSED[table])
-        lines.append(f"| {table} | {theirs} | {paper} | {_TITLES[figure]} | {ranked} |")
+        lines.append(f"| {table} | {theirs} | {paper} | {TITLES[figure]} | {ranked} |")
     ranked = " > ".join(sorted(curves, key=lambda name: curves[name][-1])).replace("MFM-Mapper", "GPT-2")
     lines.append(f"| Figure 3 | all, at the end | GPT-2 > Diff-Mapper | validation error | {ranked} |")
     order_lines = "\n".join(lines)
@@ -217,6 +241,8 @@ MFM-Mapper against them, timing error of the same clips (Wilcoxon signed-rank, o
 
 ![Figure 3](figure3.png)
 """
+    if results.get("curve"):
+        text += "\nSchedulers and steps, quality against cost: [curve.md](curve.md).\n"
     path = folder / "study.md"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

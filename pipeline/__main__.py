@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from common.console import CacheOption, command, out, progress, shown, summary, transfers
+from common.console import CacheOption, PresetOption, command, out, progress, shown, summary, transfers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-PresetOption = Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")]
 PUBLISHED = "published"  # in place of a list's file: the one that comes with us
 FormatOption = Annotated[str, typer.Option("--format", help="hdf5 or webdataset")]
 SetOption = Annotated[list[str], typer.Option("--set", help="section.field=value, wins over the preset")]

@@ -32,6 +32,7 @@ from presets.text import assigned_value, merge, read_yaml
 HERE = Path(__file__).parent
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+_SUFFIXES = (".yaml", ".yml")
 VISUAL_ENCODERS = ("cavp", "timechat")  # streams that a mapper can read
 
 
@@ -347,30 +348,48 @@ def available_presets() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.yaml"))
 
 
+def available_options() -> list[str]:
+    """What can follow the name of a preset after a comma: small files of settings, merged over it."""
+    return sorted(path.stem for path in (HERE / "options").glob("*.yaml"))
+
+
 def preset_from_dict(values: Mapping[str, Any], where: str = "preset") -> Preset:
     """Check a plain dictionary; raises :class:`PresetError` with a sentence for each wrong setting."""
     return checked(Preset, values, where)
 
 
 def load_preset(name: str, assignments: Iterable[str] = ()) -> Preset:
-    """Load a preset by name (``micro``, ``paper``) or by path of a YAML file.
+    """Load a preset by name (``micro``, ``paper``) or by path of a YAML file, with options: ``paper,fast``.
 
-    ``assignments`` are ``section.field=value`` strings that win over the file, for example
-    ``training.epochs=3``. Raises :class:`PresetError` for an unknown preset, and with a sentence for each
+    The options win over the file, a later one over an earlier, and leave the preset's ``name`` as it is.
+    ``assignments`` are ``section.field=value`` strings that win over both, for example
+    ``training.epochs=3``. Raises :class:`PresetError` for an unknown preset or option, and with a sentence for each
     setting that is unknown, of the wrong type or out of range.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else HERE / f"{name}.yaml"
+    base, options = _split_options(name)
+    path = Path(base) if base.endswith(_SUFFIXES) else HERE / f"{base}.yaml"
     try:
         there = path.is_file()
     except (OSError, ValueError):  # a name that is too long, or with a NUL
         there = False
     if not there:
         raise PresetError(
-            f"unknown preset {short(name)}: there are {', '.join(available_presets())}, or give the path of a .yaml "
+            f"unknown preset {short(base)}: there are {', '.join(available_presets())}, or give the path of a .yaml "
             f"file"
         )
     values = merge({"name": path.stem}, read_yaml(path))
+    for option in options:
+        if option not in (known := available_options()):
+            raise PresetError(f"unknown option {short(option)} of preset {short(base)}: there is {', '.join(known)}")
+        values = merge(values, read_yaml(HERE / "options" / f"{option}.yaml"))
     assigned: dict[str, Any] = {}
     for assignment in assignments:
         assigned = merge(assigned, assigned_value(Preset, assignment))
     return preset_from_dict(merge(values, assigned), f"preset {name}" + (" with --set" if assigned else ""))
+
+
+def _split_options(name: str) -> tuple[str, list[str]]:
+    """A preset and its options; the path of a file may have commas of its own."""
+    parts = name.split(",")
+    last = max((number for number, part in enumerate(parts) if part.endswith(_SUFFIXES)), default=0)
+    return ",".join(parts[: last + 1]), [part.strip() for part in parts[last + 1 :]]

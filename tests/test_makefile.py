@@ -54,3 +54,19 @@ def test_other_variables_are_one_word_too(value):
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_the_page_takes_the_mapper_of_its_preset_unless_a_run_is_named():
     assert words("app", PRESET="paper") == ["--preset", "paper"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_an_option_of_the_preset_has_sound_of_its_own_and_nothing_else():
+    generate = words("generate", PRESET="micro,fast")
+    assert generate[:8] == [
+        "--preset",
+        "micro,fast",
+        "--cache",
+        "cache/micro",
+        "--run",
+        "runs/micro",
+        "--out",
+        "outputs/micro,fast",
+    ]
+    assert words("train", PRESET="my, own.yaml")[:4] == ["--preset", "my, own.yaml", "--cache", "cache/my, own.yaml"]

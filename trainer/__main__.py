@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from common.console import CacheOption, command, progress, summary
+from common.console import CacheOption, PresetOption, command, progress, summary
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 def train(
     cache: CacheOption,
     run: Annotated[Path, typer.Option(help="folder of this run: checkpoints, metrics, the mapper")],
-    preset: Annotated[str, typer.Option(help="micro, paper, or the path of a YAML file")] = "micro",
+    preset: PresetOption = "micro",
     cache_format: Annotated[str, typer.Option("--format", help="hdf5 or webdataset")] = "hdf5",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006

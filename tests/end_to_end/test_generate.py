@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from generate.pictures import log_mel
+from generate.video_to_audio import VideoToAudio
 from micro.world.render import make_scene, render_frames, render_waveform
 from micro.world.scene import SAMPLE_RATE
 from pipeline.media.writing import read_wav, write_video
+from presets import load_preset
 from tests.commands import ROOT, run_here
 from tests.generate.test_mux import packets
 from tests.media_factory import make_media
@@ -165,6 +167,23 @@ def test_a_mapper_of_another_preset(trained, tmp_path):
 def test_another_scheduler_makes_another_folder(trained, whole):
     text = split(trained, whole, "--set", "generation.scheduler=DPMSolverMultistepScheduler", code=6)
     assert "another scheduler" in text
+
+
+def test_the_option_fast(trained, tmp_path):
+    """By command and from Python: the mapper and the features are those of the preset without it."""
+    fast = load_preset("micro,fast").generation
+    run_here(
+        "generate", "--cache", trained / "cache", "--run", trained / "run", "-o", tmp_path / "out",
+        "--preset", f"{TINY},fast",
+    )  # fmt: skip
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert (settings["scheduler"], settings["steps"]) == (fast.scheduler, fast.steps)
+    taken = VideoToAudio.from_pretrained(trained / "run" / "mapper", f"{TINY},fast").sampler.preset.generation
+    assert (taken.scheduler, taken.steps) == (fast.scheduler, fast.steps)
+    mapper = load_preset("micro").weights.path / "mapper"
+    film = make_media(tmp_path / "film.mp4")
+    run_here("generate", film, "--run", mapper.parent, "-o", tmp_path / "film.wav", "--preset", "micro,fast")
+    assert read_wav(tmp_path / "film.wav")[0].shape == (160_000,)
 
 
 def test_a_corrupt_clip_in_a_split_is_named(trained, whole, tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import tomllib
 from contextlib import suppress
 
 import pytest
@@ -6,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import MFMError
-from presets import PresetError, available_presets, load_preset
+from presets import PresetError, available_options, available_presets, load_preset
 from presets.checks import checked, fields_of
-from presets.config import VISUAL_ENCODERS, MapperConfig, Preset
+from presets.config import HERE, VISUAL_ENCODERS, MapperConfig, Preset
 from presets.text import assigned_value, merge, parse_yaml
 
 
@@ -236,3 +237,35 @@ def test_settings_know_the_names_that_are_registered():
     assert set(fields["kind"].annotation.__args__) == set(MAPPERS)
     assert set(fields["fusion"].annotation.__args__) == set(FUSIONS)
     assert set(VISUAL_ENCODERS) <= set(fields_of(fields_of(Preset)["encoders"].annotation))
+
+
+def test_an_option_is_merged_over_a_preset(tmp_path):
+    micro, fast = load_preset("micro"), load_preset("micro,fast")
+    generation = dataclasses.asdict(fast.generation)
+    changed = {name for name, value in dataclasses.asdict(micro.generation).items() if generation[name] != value}
+    assert changed == {"scheduler", "steps"}
+    # Only sampling: features and mappers of the preset are its own with the option too.
+    assert dataclasses.replace(fast, generation=micro.generation) == micro
+    assert load_preset("micro,fast", ["generation.steps=7"]).generation.steps == 7
+    assert load_preset("micro, fast") == fast
+    path = tmp_path / "mine, really.yaml"
+    path.write_text("generation: {guidance_scale: 2}")
+    mine = load_preset(f"{path},fast")
+    assert (mine.name, mine.generation.guidance_scale) == ("mine, really", 2)
+    assert mine.generation.steps == fast.generation.steps
+
+
+@pytest.mark.parametrize("name", ["micro,slow", "micro,", "micro,fast,", "micro,../micro", "micro,fast\0"])
+def test_unknown_options_list_the_known_ones(name):
+    with pytest.raises(PresetError, match=r"unknown option .* of preset micro: there is fast"):
+        load_preset(name)
+    with pytest.raises(PresetError, match="unknown preset nano"):
+        load_preset("nano,fast")
+
+
+@pytest.mark.parametrize("name", available_presets())
+@pytest.mark.parametrize("option", available_options())
+def test_every_option_goes_with_every_preset_and_is_installed(name, option):
+    assert load_preset(f"{name},{option}").name == name
+    installed = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert any((HERE / "options" / f"{option}.yaml") in HERE.glob(pattern) for pattern in installed["presets"])
