@@ -17,10 +17,11 @@ import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import CacheError
-from common.writing import make_folder, replacing, write_error, write_text
-from manifests.manifest import Clip
-from manifests.names import id_fault
+from pipeline.errors import CacheError
+from pipeline.manifest import Clip
+from pipeline.names import id_fault
+from pipeline.writing import make_folder, replacing, write_error, write_text
+from presets.identity import differences, settings_of
 
 VIDEO_SUFFIXES = (".mp4", ".mkv")  # what a clip's video may be called, in the order of preference
 _COLUMNS = ("clip_id", "label", "split", "wav", "video", "reason", "note")
@@ -70,10 +71,11 @@ def prepare_folder(out: Path, settings: Mapping[str, Any]) -> None:
             saved = None
         if not isinstance(saved, dict):
             raise CacheError(f"{path} is damaged, or not of this command: use another OUT folder, or delete it")
-        different = [name for name, value in settings.items() if saved.get(name) != value]
-        if different:
+        if found := differences(saved, settings, settings_of("generation")):
+            names = ", ".join(each.name for each in found)
             raise CacheError(
-                f"{out} holds sound made with another {', '.join(different)}: use another OUT folder, or delete it"
+                f"{out} holds sound made with another {names} ({'; '.join(map(str, found))}): use another OUT folder, "
+                f"or delete it"
             )
 
 

@@ -84,7 +84,7 @@ class Sampler:
         here = features_provenance({name: made[name] for name in self.encoders})
         if different := differing_features(self.mapper.spec.provenance, here, self.encoders):
             raise CacheError(
-                f"the mapper was trained on features of another kind than these ({'; '.join(different)}): "
+                f"the mapper was trained on features of another kind than these ({'; '.join(map(str, different))}): "
                 f"train on this cache, or extract with the mapper's weights and settings"
             )
 

@@ -19,7 +19,7 @@ from common.errors import CacheError, ClipError, DeviceMemoryError, FailureRateE
 from manifests.manifest import Clip, Manifest
 from pipeline.cache.claims import Claims
 from pipeline.cache.selection import clips_digest, keep_manifest
-from pipeline.cache.store import SHARED_IDENTITY, Quarantined, ShardContent, Store, differing_identity
+from pipeline.cache.store import Quarantined, ShardContent, Store, differing_identity
 from pipeline.decoding import DecodePool, Job, prefetch
 from pipeline.encoders.base import Encoder, Precision
 from pipeline.media import DecodedClip
@@ -121,12 +121,10 @@ class Extractor:
             self.report.shards_repaired = len(self._damaged)
             return None
         where = self.store.describe(stage.name, shard)
-        different = differing_identity(found.fingerprint, self.fingerprint(stage, ""), SHARED_IDENTITY)
+        different = differing_identity(found.fingerprint, self.fingerprint(stage, ""))
         if different and not self.rebuild:
-            details = "; ".join(f"{name}: {_short(found.fingerprint.get(name))} there" for name in different)
             raise CacheError(
-                f"{where} was made by another {', '.join(different)} ({details}). "
-                f"Use another CACHE folder, or --rebuild to make it again."
+                f"{where} was made by another {different}. Use another CACHE folder, or --rebuild to make it again."
             )
         if clips is not None and not self.rebuild and found.fingerprint.get("clips") != clips_digest(clips):
             raise CacheError(
@@ -326,8 +324,3 @@ def _fault(stage: Stage, decoded: DecodedClip | ClipError) -> ClipError | None:
 def _is_unusable(decoded: DecodedClip | ClipError, stages: Sequence[Stage]) -> bool:
     faults = [_fault(stage, decoded) for stage in stages]
     return all(fault is not None and fault.kind not in _SOUND_ONLY for fault in faults)
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."

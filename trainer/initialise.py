@@ -61,7 +61,8 @@ def initialise(mapper: Mapper, source: str) -> None:
     known = [name for name in here.provenance.get("encoders", {}) if name in fitted]
     if different := differing_features(there.provenance, here.provenance, known):
         raise WeightsError(
-            f"mapper.initialise: the mapper in {source} was fitted on features of another kind ({'; '.join(different)})"
+            f"mapper.initialise: the mapper in {source} was fitted on features of another kind "
+            f"({'; '.join(map(str, different))})"
         )
     load_weights(mapper, source)
 

@@ -23,6 +23,7 @@ from common.errors import CacheError, InputError, MFMError, WeightsError
 from common.writing import make_folder, remove_leftovers, write_text
 from pipeline.cache import Store
 from presets import Preset
+from presets.identity import differences
 from trainer.checkpoints import (
     MODEL,
     Progress,
@@ -37,7 +38,7 @@ from trainer.data import TARGET, Batch, Data, epoch_order, load_data
 from trainer.device import build_accelerator
 from trainer.initialise import initial_weights, initialise
 from trainer.mapper import Mapper, MapperSpec, read_spec
-from trainer.provenance import differences, features_provenance
+from trainer.provenance import features_provenance, record_kind
 from trainer.registry import build_mapper
 from trainer.validate import target_statistics, validate
 
@@ -202,9 +203,10 @@ class Trainer:
             saved = dict(yaml.safe_load(path.read_text(encoding="utf-8"))["run"])
         except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
             raise CacheError(f"{path} is damaged ({error}): use another RUN folder") from error
-        if found := differences(saved, self._settings()):
+        if found := differences(saved, self._settings(), record_kind(self.data.provenance)):
             raise CacheError(
-                f"{self.run} holds a run with other settings or clips ({'; '.join(found)}): use another RUN folder"
+                f"{self.run} holds a run with other settings or clips ({'; '.join(map(str, found))}): use another "
+                f"RUN folder"
             )
 
     def _same_everywhere(self, seen: T) -> T:

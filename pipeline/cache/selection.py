@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import CacheError, InputError
-from manifests.manifest import Clip, Manifest, decode_manifest, encode_manifest
-from pipeline.cache.store import SHARED_IDENTITY, ShardHeader, Store, differing_identity, other_format, rows_digest
+from pipeline.cache.store import ShardHeader, Store, differing_identity, other_format, rows_digest
+from pipeline.errors import CacheError, InputError
+from pipeline.manifest import Clip, Manifest, decode_manifest, encode_manifest
 
 MANIFEST = "manifest.parquet"
 LABEL_STAGE = "flan_t5"  # one shard, whose rows are labels, not clips
@@ -171,9 +171,9 @@ class Selection:
         here = self.store.describe(stage, shard)
         first = self.provenance.setdefault(stage, header.fingerprint)
         where = self.store.describe(stage, self._made_first.setdefault(stage, shard))
-        if different := differing_identity(first, header.fingerprint, SHARED_IDENTITY):
+        if different := differing_identity(first, header.fingerprint):
             raise CacheError(
-                f"{here} was made by another {', '.join(different)} than {where}: a cache must not mix the two "
+                f"{here} was made by another {different} than {where}: a cache must not mix the two "
                 f"(make extract with --rebuild)"
             )
         for clip_id in [*header.clip_ids, *(record.clip_id for record in header.left_out)]:

@@ -21,24 +21,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import CacheError, InputError, MFMError
-from common.files import LocalFiles, open_files
-from common.writing import remove_leftovers
+from pipeline.cache.files import LocalFiles, open_files
+from pipeline.errors import CacheError, InputError, MFMError
+from pipeline.writing import remove_leftovers
+from presets.identity import differences, settings_of
 
 _SHARD = re.compile(r"^shard-(\d{5,})$")
 
 # 2: the header has a checksum of its own, and says what the clips' files were like. Shards of 1 are read as ever.
 HEADER_VERSION = 2
 
-# What of a fingerprint must agree for two shards to be the same; the rest says who made it and when.
-IDENTITY = ("version", "stage", "config", "weights", "media", "dtype", "clips")
-# Of these, what all shards of one stage share.
-SHARED_IDENTITY = tuple(name for name in IDENTITY if name != "clips")
+# What of a fingerprint all shards of one stage share; the rest says for which clips, who made it and when.
+IDENTITY = ("version", "stage", "config", "weights", "media", "dtype")
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A clip that a stage could not use; ``kind`` is one of :data:`common.errors.FAULTS`."""
+    """A clip that a stage could not use; ``kind`` is one of :data:`pipeline.errors.FAULTS`."""
 
     clip_id: str
     stage: str
@@ -185,11 +184,16 @@ class ShardFormat(Protocol):
 _QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("clip_id", "stage", "kind", "message", "path")])
 
 
-def differing_identity(
-    one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, ...] = IDENTITY
-) -> list[str]:
-    """Names of the identity fields in which two fingerprints differ (empty: they are the same)."""
-    return [name for name in names if one.get(name) != other.get(name)]
+def differing_identity(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In what the identity of two fingerprints differs: "config (config.window: 4 there, 2 here)"; empty if in nothing.
+
+    A setting that only one of them knows had its default where the other was made (:mod:`presets.identity`).
+    """
+    kind = {"config": settings_of("encoders", str(here.get("stage"))), "media": settings_of("media")}
+    one, other = ({name: values.get(name) for name in IDENTITY} for values in (there, here))
+    found = differences(one, other, kind)
+    names = dict.fromkeys(each.name.partition(".")[0] for each in found)
+    return f"{', '.join(names)} ({'; '.join(map(str, found))})" if found else ""
 
 
 class Store:
