@@ -17,10 +17,10 @@ import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import CacheError
-from pipeline.manifest import Clip
-from pipeline.names import id_fault
-from pipeline.writing import make_folder, replacing, write_error, write_text
+from common.errors import CacheError
+from common.writing import make_folder, replacing, write_error, write_text
+from manifests.manifest import Clip
+from manifests.names import id_fault
 from presets.identity import differences, settings_of
 
 VIDEO_SUFFIXES = (".mp4", ".mkv")  # what a clip's video may be called, in the order of preference

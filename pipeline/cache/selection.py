@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import CacheError, InputError
+from manifests.manifest import Clip, Manifest, decode_manifest, encode_manifest
 from pipeline.cache.store import ShardHeader, Store, differing_identity, other_format, rows_digest
-from pipeline.errors import CacheError, InputError
-from pipeline.manifest import Clip, Manifest, decode_manifest, encode_manifest
 
 MANIFEST = "manifest.parquet"
 LABEL_STAGE = "flan_t5"  # one shard, whose rows are labels, not clips

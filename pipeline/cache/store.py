@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.cache.files import LocalFiles, open_files
-from pipeline.errors import CacheError, InputError, MFMError
-from pipeline.writing import remove_leftovers
+from common.errors import CacheError, InputError, MFMError
+from common.files import LocalFiles, open_files
+from common.writing import remove_leftovers
 from presets.identity import differences, settings_of
 
 _SHARD = re.compile(r"^shard-(\d{5,})$")
@@ -37,7 +37,7 @@ IDENTITY = ("version", "stage", "config", "weights", "media", "dtype")
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A clip that a stage could not use; ``kind`` is one of :data:`pipeline.errors.FAULTS`."""
+    """A clip that a stage could not use; ``kind`` is one of :data:`common.errors.FAULTS`."""
 
     clip_id: str
     stage: str

@@ -9,11 +9,11 @@ import pytest
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from common.errors import CacheError
 from generate.records import prepare_folder
 from generate.sampling import Sampler
 from pipeline.cache import join, open_store
 from pipeline.cache.store import differing_identity
-from pipeline.errors import CacheError
 from pipeline.stages import STAGES, fingerprint
 from presets import config, load_preset
 from presets.checks import fields_of
