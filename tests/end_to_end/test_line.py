@@ -21,7 +21,7 @@ FAST = ("--set", "generation.steps=3")
 def line(tmp_path_factory):
     """Twelve rendered clips through the whole line."""
     folder = tmp_path_factory.mktemp("line")
-    run("manifests", "--out", folder / "clips", "--clips", 12)
+    run("micro", "render", "--out", folder / "clips", "--clips", 12)
     # A small run: two clips for testing, four for training.
     for path in sorted((folder / "clips").rglob("*.mp4")):
         number = int(path.stem[5:11])
@@ -64,7 +64,7 @@ def test_files_that_play(line):
 def test_running_everything_again_changes_nothing(line):
     folder, _ = line
     before = tree(folder)
-    assert "1 made, 0 already there" in run_here("manifests", "--out", folder / "clips2", "--clips", 1)
+    assert "1 made, 0 already there" in run_here("micro", "render", "--out", folder / "clips2", "--clips", 1)
     shutil.rmtree(folder / "clips2")
     text = run_here("pipeline", "extract", "--manifest", folder / "clips", "--cache", folder / "cache")
     assert "0 made, 4 already there" in text

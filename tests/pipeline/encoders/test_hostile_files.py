@@ -237,7 +237,7 @@ _PIECES = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(_PIECES, max_size=30), st.booleans())
 def test_any_sequence_of_instructions_ends_in_a_value_or_a_weights_error(tmp_path_factory, pieces, zipped):
     path = tmp_path_factory.getbasetemp() / "soup.pt"

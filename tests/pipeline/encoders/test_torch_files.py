@@ -142,7 +142,7 @@ def read_or_say(path):
     assert all(isinstance(tensor.sum(), torch.Tensor) for tensor in state.values())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_file_gives_tensors_or_a_weights_error(tmp_path_factory, data):
     content = bytearray(SAVED[data.draw(st.booleans(), "zipped")])
