@@ -15,10 +15,12 @@ import numpy as np
 import torch
 
 import benchmarks.extract
-import benchmarks.generate
 import benchmarks.predict
+import benchmarks.sampler
 import benchmarks.train
 from benchmarks.common import peak_memory_gb, seconds
+from generate.audioldm2 import AudioLDM2
+from generate.sampling import Batch, Sampler
 from manifests.manifest import clips_from_folder, make_manifest
 from pipeline.cache import ShardContent, open_store
 from pipeline.encoders import load_encoder
@@ -129,16 +131,19 @@ def train(settings: Settings) -> Figures:
 
 
 def generate(settings: Settings) -> Figures:
+    """Single batches, then batch after batch as a split goes through them; the loop of diffusers; compiled."""
     steps, batches = settings.choose(100, 2), settings.choose((1, 8, 32), (1, 2))
+    largest, rounds = batches[-1], settings.choose(2, 1)
     precision = settings.choose("bfloat16", "float32")
-    preset = settings.load(f"generation.precision={precision}", f"generation.decode_batch={batches[-1]}")
+    sizes = {"precision": precision, "channels_last": settings.cuda, "batch": largest, "decode_batch": largest}
+    preset = settings.load(f"generation.steps={steps}", *(f"generation.{k}={v}" for k, v in sizes.items()))
     started = time.monotonic()
-    work = benchmarks.generate.prepare(preset, batches[-1], settings.device)
+    work = benchmarks.sampler.prepare(preset, largest, settings.device)
     yield "seconds to build and move", round(time.monotonic() - started, 1)
 
-    def one(clips: int, rounds: int) -> dict[str, Any]:
-        work.ours(2, clips)
-        spent = float(np.median([seconds(lambda: work.ours(steps, clips)) for _ in range(rounds)]))
+    def one(clips: int, rows: int = 0) -> dict[str, Any]:
+        work.ours(2, clips, rows)
+        spent = float(np.median([seconds(lambda: work.ours(steps, clips, rows)) for _ in range(rounds)]))
         return {
             "precision": precision,
             "steps": steps,
@@ -149,15 +154,32 @@ def generate(settings: Settings) -> Figures:
 
     memory(settings)
     for clips in batches:
-        yield f"batch {clips}", one(clips, settings.choose(2, 1))
+        yield f"batch {clips}", one(clips)
     work.theirs(2, 1)
     alone = seconds(lambda: work.theirs(steps, 1))
     yield "AudioLDM2Pipeline, clip by clip", {"seconds": alone, "clips_per_hour": 3600 / alone}
-    work.model.unet.compile()
-    work.model.compiled = True
+    work.model.compile()
     for clips in reversed(batches):
         first = seconds(lambda clips=clips: work.ours(2, clips))
-        yield f"batch {clips}, compiled", {"seconds_to_compile": first, **one(clips, settings.choose(2, 1))}
+        yield f"batch {clips}, compiled", {"seconds_to_compile": first, **one(clips)}
+    yield f"batch {largest - 1} filled up to {largest}, compiled", one(largest - 1, largest)
+    yield f"batches of {largest}, compiled", streamed(preset, work.model, largest)
+
+
+def streamed(preset: Preset, model: AudioLDM2, size: int) -> dict[str, Any]:
+    """Three batches: each waited for before the next is launched, and decoded while the next is denoised."""
+    mapper, visual = benchmarks.predict.seeded_mapper(preset, size)
+    sampler = Sampler(mapper.to(model.device), model, preset, "")
+    names = [[f"clip {batch} {row}" for row in range(size)] for batch in range(3)]
+    batches = [Batch(visual, each, each) for each in names]
+    sampler.generate(visual, names[0], names[0])
+    waited = seconds(lambda: [sampler.start(batch).result() for batch in batches])
+    ahead = seconds(lambda: list(sampler.stream(batches)))
+    return {
+        "seconds": ahead,
+        "seconds_each_waited_for": waited,
+        "clips_per_hour": 3600 * len(batches) * size / ahead,
+    }
 
 
 def extract(settings: Settings) -> Figures:
@@ -231,7 +253,7 @@ def parity(settings: Settings) -> Figures:
     yield "mapper", {"float32": difference(ours, wanted), "waits": waits}
     for name, inputs in encoder_inputs(1, 4).items():
         yield name, encoder_parity(settings, load_encoder(name, preset=preset), inputs, difference)
-    work = benchmarks.generate.prepare(preset, 1, "cpu")
+    work = benchmarks.sampler.prepare(preset, 1, "cpu")
     wanted = work.ours(2)
     work.to(device)
     row: dict[str, Any] = {"float32": difference(work.ours(2), wanted)}

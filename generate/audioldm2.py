@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from generate.attention import reusing_keys
 from generate.components import (
     NegativeEncoder,
     build_components,
@@ -48,6 +47,21 @@ class Conditioning:
         text = nn.functional.pad(self.text, (0, 0, 0, extra))
         return Conditioning(self.tokens, text, nn.functional.pad(self.mask, (0, extra)))
 
+    def filled(self, rows: int) -> Conditioning:
+        """With the last row repeated up to that many."""
+        return Conditioning(*(fill_rows(value, rows) for value in (self.tokens, self.text, self.mask)))
+
+
+def fill_rows(values: Tensor, rows: int) -> Tensor:
+    """(B, ...) with the last row repeated up to ``rows``; nothing is cut."""
+    extra = rows - len(values)
+    return values if extra <= 0 else torch.cat([values, values[-1:].expand(extra, *values.shape[1:])])
+
+
+def text_length(tokens: int) -> int:
+    """The next of a few lengths, powers of two from 16: labels of any batch have one of them."""
+    return max(16, 1 << (tokens - 1).bit_length())
+
 
 class AudioLDM2:
     """Conditioning -> waveform. Build with :func:`load_audioldm2`."""
@@ -75,6 +89,20 @@ class AudioLDM2:
     @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
+
+    @property
+    def static_shapes(self) -> bool:
+        """Whether every batch is given the same few shapes: where a new one costs a compilation, a graph, a plan."""
+        return self.compiled or self.device.type != "cpu"
+
+    def compile(self, **options: Any) -> None:
+        """``torch.compile`` the UNet, in place: on CUDA as CUDA graphs. A shape is compiled when it first comes.
+
+        ``options`` win over ours.
+        """
+        ours: dict[str, Any] = {"mode": "reduce-overhead"} if self.device.type == "cuda" else {}
+        self.unet.compile(**{"dynamic": False, **ours, **options})
+        self.compiled = True
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -166,28 +194,32 @@ class AudioLDM2:
         eta: float = 0.0,
         seeds: Sequence[int] | None = None,
         scheduler_name: str = "DDIMScheduler",
-        reuse_keys: bool = True,
+        rows: int = 0,
         on_step: Callable[[], None] = lambda: None,
     ) -> Tensor:
         """Latents (B, C, H, W) from noise, with classifier-free guidance (paper section 4.1.2).
 
-        ``reuse_keys``: keys and values of the condition are computed in the first step and kept. ``seeds`` (B,):
-        of the noise that steps add, where the scheduler adds any; without them it depends on the batch. The host
-        waits for the device nowhere, so it may be many steps ahead.
+        ``seeds`` (B,): of the noise that steps add, where the scheduler adds any; without them it depends on the
+        batch. The host waits for the device nowhere, so it may be many steps ahead. With :attr:`static_shapes` the text
+        is padded to :func:`text_length`, masked, and a smaller batch filled up to ``rows``, which are cut off again.
         """
-        batch = len(latents)
+        batch, seeds = len(latents), None if seeds is None else list(seeds)
         length = max(positive.text.shape[1], negative.text.shape[1])
-        sides = negative.expand(batch).padded(length), positive.padded(length)
+        if self.static_shapes:
+            length, latents, positive = text_length(length), fill_rows(latents, rows), positive.filled(rows)
+            seeds = None if seeds is None else seeds + seeds[-1:] * (len(latents) - batch)
+        sides = negative.expand(len(latents)).padded(length), positive.padded(length)
         tokens, text, mask = (torch.cat([getattr(side, name) for side in sides]) for name in ("tokens", "text", "mask"))
         scheduler = build_scheduler(scheduler_name, self.scheduler.config)
         run = Steps(scheduler, steps, latents.device, eta, seeds)
         latents = latents * scheduler.init_noise_sigma
         dtype = getattr(torch, self.precision)
-        mixed = torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32)
-        # Kept keys are state beside the graph: a compiled UNet would be compiled again at every call.
-        with reusing_keys(self.unet, enabled=reuse_keys and not self.compiled), mixed:
+        graphs = self.compiled and latents.device.type == "cuda"
+        with torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32):
             for time, time_on_device in run:
                 model_input = scheduler.scale_model_input(torch.cat([latents, latents]), time)
+                if graphs:  # from here on the memory of the last output is the graph's again
+                    torch.compiler.cudagraph_mark_step_begin()
                 noise = self.unet(
                     model_input,
                     time_on_device,
@@ -197,10 +229,11 @@ class AudioLDM2:
                     return_dict=False,
                 )[0]
                 unconditional, conditional = noise.float().chunk(2)
+                # New memory: what schedulers keep of earlier steps must not be a CUDA graph's, which is overwritten.
                 noise = unconditional + guidance_scale * (conditional - unconditional)
                 latents = run.step(noise, time, latents)
                 on_step()
-        return latents
+        return latents[:batch]
 
     def decode(self, latents: Tensor, samples: int, batch: int = 4) -> Tensor:
         """Latents -> mel -> waveform (B, samples), float32 on the CPU; ``batch`` clips at a time."""
@@ -244,7 +277,7 @@ def load_audioldm2(
         negatives=None if negatives is None else Path(negatives),
         negative_fingerprint=lambda: negative_fingerprint_of(preset, folder),
     )
-    model.precision, model.compiled = preset.generation.precision, preset.generation.compile
-    if model.compiled:
-        model.unet.compile()
+    model.precision = preset.generation.precision
+    if preset.generation.compile:
+        model.compile()
     return model

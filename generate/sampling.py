@@ -23,7 +23,7 @@ from trainer.provenance import differing_features, features_provenance
 from trainer.registry import MFMMapper, mapper_folder
 
 NOT_FINITE = "the sampler gave NaN or Inf; try generation.precision=float32, or another seed"
-_SPEED_ONLY = ("batch", "decode_batch", "reuse_keys", "compile")
+_SPEED_ONLY = ("batch", "decode_batch", "compile")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ class Sampler:
         """Launch a batch. On a GPU this returns long before its sound is there; on a CPU, with the sound made."""
         seed = self.preset.generation.seed
         noise, seeds = self.audioldm2.noise(batch.clip_ids, seed), step_seeds(batch.clip_ids, seed)
-        return self._launch(self.predict(batch.visual), batch.labels, noise, seeds, on_step)
+        tokens = self.predict(batch.visual)
+        return self._launch(tokens, batch.labels, noise, seeds, self.preset.generation.batch, on_step)
 
     def stream(
         self, batches: Iterable[Batch], on_step: Callable[[], None] = lambda: None
@@ -145,10 +146,17 @@ class Sampler:
 
         As :meth:`Sound.result` gives them.
         """
-        return self._launch(tokens, labels, noise, seeds, on_step).result()
+        rows = 1 if len(tokens) == 1 else self.preset.generation.batch  # most films are one window
+        return self._launch(tokens, labels, noise, seeds, rows, on_step).result()
 
     def _launch(
-        self, tokens: Tensor, labels: Sequence[str], noise: Tensor, seeds: Sequence[int], on_step: Callable[[], None]
+        self,
+        tokens: Tensor,
+        labels: Sequence[str],
+        noise: Tensor,
+        seeds: Sequence[int],
+        rows: int,
+        on_step: Callable[[], None],
     ) -> Sound:
         generation, model = self.preset.generation, self.audioldm2
         text, mask = model.encode_labels(labels)
@@ -161,7 +169,7 @@ class Sampler:
             eta=generation.eta,
             seeds=seeds,
             scheduler_name=generation.scheduler,
-            reuse_keys=generation.reuse_keys,
+            rows=rows,
             on_step=on_step,
         )
         return Sound(model.decode_on_device(latents, self.preset.media.samples, generation.decode_batch))

@@ -274,7 +274,8 @@ class GenerationConfig:
 
     ``scheduler``: a scheduler class of diffusers. ``decode_batch``: clips that the VAE and the vocoder take
     at once. ``overlap_seconds``: of neighbouring windows of a long video. ``precision``, ``channels_last`` and
-    ``compile`` concern the UNet; compiled, it computes the condition's keys at every step (no ``reuse_keys``).
+    ``compile`` concern the UNet. Compiled, or on an accelerator, it is given few shapes: text is padded and the last
+    batch filled up to ``batch``.
     """
 
     scheduler: str = "DDIMScheduler"
@@ -284,7 +285,6 @@ class GenerationConfig:
     negative_prompt: str = "low quality, average quality"
     batch: Batch = 4
     decode_batch: Batch = 4
-    reuse_keys: bool = True
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
     compile: bool = False

@@ -95,7 +95,9 @@ class FlanT5(Encoder):
             truncation=True,
             max_length=self.config.max_tokens,
             return_tensors="pt",
-        ).to(self.device)
+        )
+        padded = not bool(tokens.attention_mask.all())  # asked here: transformers would ask the device, and wait
+        tokens = tokens.to(self.device)
         with self.autocast():
-            output = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+            output = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask if padded else None)
         return output.last_hidden_state.float(), tokens.attention_mask

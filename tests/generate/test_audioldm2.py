@@ -6,7 +6,6 @@ from transformers import ClapConfig, ClapModel, ClapTextModelWithProjection
 
 from benchmarks.full_size import difference, diffusers_waveform
 from common.errors import InputError, WeightsError
-from generate.attention import KeyReuse
 from generate.audioldm2 import Conditioning, load_audioldm2
 from generate.components import run_language_model
 from generate.schedulers import build_scheduler
@@ -145,31 +144,6 @@ def test_fingerprint_follows_the_weights(model):
     assert load_audioldm2(load_preset(TINY)).fingerprint == model.fingerprint
     other = load_audioldm2(load_preset(TINY, ["weights.seed=9"]))
     assert other.fingerprint != model.fingerprint
-
-
-def test_reused_keys_change_nothing(model):
-    positive = conditioning(model, ["dog barking", "a longer label than that"])
-    negative, latents = model.negative("low quality, average quality"), model.noise(["a", "b"], 0)
-    settings = {"steps": STEPS, "guidance_scale": GUIDANCE}
-    kept = model.denoise(positive, negative, latents, **settings)
-    processors = set(map(type, model.unet.attn_processors.values()))
-    again = model.denoise(positive, negative, latents, reuse_keys=False, **settings)
-    torch.testing.assert_close(kept, again, atol=2e-5, rtol=1e-5)
-    assert KeyReuse not in processors, "the UNet keeps its own processors"
-    other = model.denoise(conditioning(model, ["cat", "cat"], seed=5), negative, latents, **settings)
-    assert (kept - other).norm() / kept.norm() > 1e-3, "nothing is kept from one call to the next"
-
-
-def test_keys_are_computed_once(model):
-    calls = []
-    attention = next(m for n, m in model.unet.named_modules() if n.endswith("attn2") and m.to_k.in_features == 96)
-    handle = attention.to_k.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        base = conditioning(model, ["dog"])
-        sample(model, base, model.noise(["a"], 0))
-    finally:
-        handle.remove()
-    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "PNDMScheduler"])
