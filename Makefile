@@ -60,7 +60,7 @@ extract: $(INSTALLED) $(if $(subst demo/clips,,$(MANIFEST)),,$(if $(MANIFEST),de
 	  --stage $(call quoted,STAGE) --shards $(call quoted,SHARDS) --format $(call quoted,FORMAT) --executor $(call quoted,EXECUTOR) $(ARGS)
 
 status: $(INSTALLED) ## what CACHE holds: stages by shards, clips, bytes, time left
-	$(BIN)/python -m pipeline status $(call quoted,CACHE) --format $(call quoted,FORMAT) $(ARGS)
+	$(BIN)/python -m pipeline status $(call quoted,CACHE) --preset $(call quoted,PRESET) --format $(call quoted,FORMAT) $(ARGS)
 
 train: $(INSTALLED) ## CACHE -> a trained mapper in RUN
 	$(BIN)/python -m trainer --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --format $(call quoted,FORMAT) $(ARGS)

@@ -28,15 +28,9 @@ def measure(name: str, video: str, device: str, precision: Any, queue: Any) -> N
     clip = decode_clip(video, preset.media)
     base = peak_memory_gb()
     encoder = load_encoder(name, preset=preset, device=device, precision=precision)
-    if name == "audiomae":
-        assert clip.waveform is not None, clip.audio_fault
-        inputs: tuple[Any, ...] = (torch.from_numpy(clip.waveform)[None],)
-    else:
-        frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)[None]
-        inputs = (frames, clip.times) if name == "timechat" else (frames,)
     shapes: list[tuple[int, ...]] = []
-    first = seconds(lambda: shapes.append(tuple(encoder.encode(*inputs).shape)))
-    second = seconds(lambda: encoder.encode(*inputs)) if first < 60 else first
+    first = seconds(lambda: shapes.append(tuple(encoder.encode_clips([clip]).shape)))
+    second = seconds(lambda: encoder.encode_clips([clip])) if first < 60 else first
     row = {
         "encoder": name,
         "parameters_million": round(sum(p.numel() for p in encoder.parameters()) / 1e6, 1),

@@ -24,7 +24,6 @@ from pipeline.cache import open_store
 from pipeline.extract import Extractor
 from pipeline.media import decode_clip
 from pipeline.media.writing import write_video
-from pipeline.stages import STAGES
 from presets import load_preset
 
 STAGE_NAMES = ("cavp", "timechat", "audiomae")
@@ -88,9 +87,9 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
             busy.append(shares[id(overlapped_cavp)])
 
         def serial() -> None:
-            encoder = overlapped_cavp.encoder(STAGES["cavp"])
+            encoder = overlapped_cavp.encoder("cavp")
             for clip in manifest.clips:
-                STAGES["cavp"].encode(encoder, [decode_clip(clip.path, paper.media, audio=False)])
+                encoder.encode_clips([decode_clip(clip.path, paper.media, audio=False)])
 
         times = interleaved(
             {

@@ -26,7 +26,6 @@ from pipeline.cache import ShardContent, open_store
 from pipeline.encoders import load_encoder
 from pipeline.encoders.base import cast_matrices
 from pipeline.extract import Extractor
-from pipeline.stages import STAGES
 from presets import Preset, load_preset
 from trainer.data import TARGET, load_data
 
@@ -201,7 +200,7 @@ def extract(settings: Settings) -> Figures:
         before = dict(extractor.report.seconds)
         extractor.run(range(1, shards))
         spent = {name: value - before.get(name, 0.0) for name, value in extractor.report.seconds.items()}
-        encoders = {name: extractor.encoder(STAGES[name]) for name in names}
+        encoders = {name: extractor.encoder(name) for name in names}
     yield (
         "all stages",
         {

@@ -9,6 +9,7 @@ decord. Published sizes with seeded weights, since the official ones cannot be d
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,16 +50,15 @@ def main() -> None:
             resize: decode_clip(video, load_preset("paper", [f"media.resize={resize}"]).media, audio=False)
             for resize in ("antialiased", "swscale")
         }
-        frames = {
-            resize: torch.from_numpy(clip.frames[: arguments.frames]).permute(0, 3, 1, 2)[None]
+        short = {
+            resize: replace(clip, frames=clip.frames[: arguments.frames], times=clip.times[: arguments.frames])
             for resize, clip in clips.items()
         }
-        times = clips["swscale"].times[: arguments.frames]
         row: dict[str, object] = {"video": Path(video).name}
         pixels = np.abs(clips["antialiased"].frames.astype(int) - clips["swscale"].frames)
         row["mean_pixel_difference"] = round(float(pixels.mean()), 3)
-        for name, encode in (("timechat", lambda f, t=times: timechat.encode(f, t)), ("cavp", cavp.encode)):
-            one, other = encode(frames["antialiased"]), encode(frames["swscale"])
+        for name, encoder in (("timechat", timechat), ("cavp", cavp)):
+            one, other = encoder.encode_clips([short["antialiased"]]), encoder.encode_clips([short["swscale"]])
             cosine = torch.cosine_similarity(one, other, dim=-1)
             row[f"{name}_cosine_mean"] = round(float(cosine.mean()), 6)
             row[f"{name}_cosine_least"] = round(float(cosine.min()), 6)

@@ -36,8 +36,8 @@ from common.hashing import sha256_file, sha256_state
 from common.registry import Registry
 from pipeline.attention import MEMORY
 from pipeline.encoders import load_encoder
-from pipeline.encoders.base import fill_official
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
+from pipeline.frozen import fill_official
 from pipeline.hub import audioldm2_folder
 from presets import Preset
 from presets.official import AUDIOLDM2_REPOSITORY

@@ -252,11 +252,7 @@ class VideoToAudio:
                     raise
                 raise ClipError(error.kind, f"{self._name(film, number)}: {error.message}") from error
             film.has_picture |= bool(decoded.shown.any())
-            frames = torch.from_numpy(decoded.frames).permute(0, 3, 1, 2)[None]
-            visual = {}
-            for name, encoder in self.encoders.items():
-                times = (decoded.times,) if name == "timechat" else ()
-                visual[name] = encoder.encode(frames, *times)
+            visual = {name: encoder.encode_clips([decoded]) for name, encoder in self.encoders.items()}
             film.tokens.append(self.sampler.predict(visual))
         return film.tokens[number]
 

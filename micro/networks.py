@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluation.networks.base import FeatureNetwork, load_network, load_own_keys
+from evaluation.networks.base import FeatureNetwork, load_network
 from generate.mel import LogMel
 from micro.world.render import KINDS
 from pipeline.encoders.audiomae import normalise_waveform
 from pipeline.encoders.checkpoints import CheckpointFile
+from pipeline.frozen import load_own_keys
 from presets import Preset
 
 RATE, SECONDS = 16_000, 8

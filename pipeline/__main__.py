@@ -88,7 +88,7 @@ def extract(
     manifest: Annotated[str, typer.Option(help="Parquet manifest, or a folder of videos")],
     cache: CacheOption,
     preset: PresetOption = "micro",
-    stage: Annotated[str, typer.Option(help="all, or names joined by commas")] = "all",
+    stage: Annotated[str, typer.Option(help="all (of the preset), or names joined by commas")] = "all",
     shards: Annotated[str, typer.Option(help="all, 7, 0-99 or 0-3,8")] = "all",
     cache_format: FormatOption = "hdf5",
     executor: Annotated[str, typer.Option(help="local: this process; ray: the cluster of RAY_ADDRESS")] = "local",
@@ -111,9 +111,9 @@ def extract(
     from common.runtime import choose_device, quiet_libraries
     from pipeline.cache import open_store
     from pipeline.cluster import ExtractJob, array_slice, run_on_ray
+    from pipeline.encoders import check_weights
     from pipeline.encoders.base import check_precision
     from pipeline.extract import parse_shards
-    from pipeline.stages import STAGES, check_weights
     from presets import load_preset
 
     quiet_libraries()
@@ -122,9 +122,7 @@ def extract(
     if executor not in ("local", "ray"):
         raise InputError(f"unknown executor '{executor}': there are local and ray")
     settings = load_preset(preset, assignments)
-    names = list(STAGES) if stage == "all" else stage.split(",")
-    if unknown := [name for name in names if name not in STAGES]:
-        raise InputError(f"unknown stage '{unknown[0]}': there are {', '.join(STAGES)}")
+    names = settings.stages if stage == "all" else stage.split(",")
     check_weights(settings, names)
     task, tasks = array_slice(task_id, num_tasks)
     made = read_or_build_manifest(manifest, settings.cache.clips_per_shard)
@@ -203,10 +201,12 @@ def verify(
 def status(
     cache: Annotated[str, typer.Argument(help="folder of the feature cache, or an fsspec URL")],
     manifest: Annotated[str | None, typer.Option(help="Parquet manifest; default: the cache's own")] = None,
+    preset: PresetOption = "micro",
     cache_format: FormatOption = "hdf5",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    assignments: SetOption = [],  # noqa: B006
 ) -> None:
-    """Stage by shard: what is done, running, failed and missing; clips, bytes, time left."""
+    """Stage by shard, those of the preset and whatever else is there: done, running, failed, missing; time left."""
     import json
 
     from common.errors import CacheError, InputError
@@ -215,7 +215,7 @@ def status(
     from pipeline.cache.store import other_format
     from pipeline.report import STATES, ignored_shards
     from pipeline.report import status as look
-    from pipeline.stages import STAGES
+    from presets import load_preset
 
     store = open_store(cache, cache_format)
     if said := other_format(store):
@@ -223,7 +223,8 @@ def status(
     made = read_manifest(manifest) if manifest is not None else cache_manifest(store)
     if made is None and not store.stages():
         raise InputError(f"{cache} holds no shards; give --manifest to see what is missing")
-    values = look(store, made, list(STAGES))
+    stages = list(dict.fromkeys([*load_preset(preset, assignments).stages, *store.stages()]))
+    values = look(store, made, stages)
     if as_json:
         print(json.dumps(values, indent=1))
         return
@@ -234,7 +235,7 @@ def status(
         rows[stage] = f"{states or 'nothing'}; {clips}, {row['bytes'] / 1e6:.1f} MB"
     eta = values["eta_seconds"]
     rows["left"] = f"{values['clips_left']} clips" + (f", about {eta:.0f} s at the latest rate" if eta else "")
-    rows |= ignored_shards(store, list(STAGES))
+    rows |= ignored_shards(store, stages)
     rows["cache"] = cache
     summary("status", rows)
 

@@ -14,8 +14,8 @@ from pipeline.cache import open_store
 from pipeline.cache.claims import Claims
 from pipeline.extract import Extractor
 from pipeline.report import Report
-from pipeline.stages import STAGES
 from presets import Preset
+from presets.encoders import ENCODERS
 
 _TRIES = 3
 
@@ -114,9 +114,9 @@ def run_on_ray(
     if not ray.is_initialized():
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False)
     cuda = str(job.options.get("device", "cpu")).startswith("cuda")
-    chosen = [STAGES[name] for name in job.stages]
-    cpus = max(stage.cpus for stage in chosen)
-    gpus = max(stage.gpus for stage in chosen) if cuda else 0
+    chosen = [ENCODERS[name] for name in job.stages]
+    cpus = max(encoder.cpus for encoder in chosen)
+    gpus = max(encoder.gpus for encoder in chosen) if cuda else 0
     total = ray.cluster_resources()
     fits = int(total.get("CPU", 1) // cpus) or 1
     if gpus:

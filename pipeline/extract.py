@@ -21,12 +21,13 @@ from pipeline.cache.claims import Claims
 from pipeline.cache.selection import clips_digest, keep_manifest
 from pipeline.cache.store import Quarantined, ShardContent, Store, differing_identity
 from pipeline.decoding import DecodePool, Job, prefetch
+from pipeline.encoders import ENCODERS, check_weights, load_encoder
 from pipeline.encoders.base import Encoder, Precision
 from pipeline.media import DecodedClip
 from pipeline.report import Report
 from pipeline.shard_work import ShardWork, StageWork, stage_work
 from pipeline.sources import SourceFile
-from pipeline.stages import STAGES, Stage, check_weights, fingerprint, labels_digest
+from pipeline.stages import fingerprint, labels_digest
 from presets import Preset
 
 # Faults of the sound alone: the clip still has its frames, and no wrong path causes them.
@@ -77,11 +78,9 @@ class Extractor:
         owner: str = "",
         on_clip: Callable[[int], None] = lambda clips: None,
     ):
-        if unknown := [name for name in stages if name not in STAGES]:
-            raise InputError(f"unknown stage '{unknown[0]}': there are {', '.join(STAGES)}")
         check_weights(preset, stages)
         self.manifest, self.store, self.preset = manifest, store, preset
-        self.stages = [STAGES[name] for name in stages]
+        self.stages = list(stages)
         self.device, self.precision, self.rebuild, self.retry_failed = device, precision, rebuild, retry_failed
         self.on_clip, self.compile_models, self.compare_content = on_clip, compile_models, compare_content
         self.report = Report(stages=list(stages), preset=preset.name)
@@ -97,30 +96,36 @@ class Extractor:
     def __exit__(self, *exception: object) -> None:
         self._pool.__exit__()
 
-    def encoder(self, stage: Stage) -> Encoder:
-        if stage.name not in self._encoders:
-            self._encoders[stage.name] = stage.load(self.preset, self.device, self.precision, self.compile_models)
-        return self._encoders[stage.name]
+    def encoder(self, stage: str) -> Encoder:
+        if stage not in self._encoders:
+            self._encoders[stage] = load_encoder(
+                stage,
+                preset=self.preset,
+                device=self.device,
+                precision=self.precision,
+                compile=self.compile_models,
+            )
+        return self._encoders[stage]
 
-    def fingerprint(self, stage: Stage, rows_digest: str) -> dict[str, Any]:
+    def fingerprint(self, stage: str, rows_digest: str) -> dict[str, Any]:
         weights = self.encoder(stage).fingerprint
         return fingerprint(stage, self.preset, weights, rows_digest, self.manifest.digest, self.precision)
 
-    def find(self, stage: Stage, shard: int, clips: Sequence[Clip] | None = None) -> ShardContent | None:
+    def find(self, stage: str, shard: int, clips: Sequence[Clip] | None = None) -> ShardContent | None:
         """The shard if it is there, whole and made by the same things, else None.
 
         ``clips`` are those that it must hold, unless rebuilding. Raises :class:`CacheError` for one that was made
         by something else, unless rebuilding.
         """
-        if not self.store.exists(stage.name, shard):
+        if not self.store.exists(stage, shard):
             return None
         try:
-            found = self.store.read(stage.name, shard)
+            found = self.store.read(stage, shard)
         except CacheError:
-            self._damaged.add((stage.name, shard))
+            self._damaged.add((stage, shard))
             self.report.shards_repaired = len(self._damaged)
             return None
-        where = self.store.describe(stage.name, shard)
+        where = self.store.describe(stage, shard)
         different = differing_identity(found.fingerprint, self.fingerprint(stage, ""))
         if different and not self.rebuild:
             raise CacheError(
@@ -141,7 +146,7 @@ class Extractor:
         try:
             for stage in self.stages:
                 self.encoder(stage)
-                if stage.reads == "label" and 0 in shards:
+                if ENCODERS[stage].reads == "label" and 0 in shards:
                     self._run_labels(stage)
             self._run_clips(shards)
         finally:
@@ -158,7 +163,7 @@ class Extractor:
 
     # --- labels -------------------------------------------------------------------------------
 
-    def _run_labels(self, stage: Stage) -> None:
+    def _run_labels(self, stage: str) -> None:
         """One embedding a distinct label, all in shard 0."""
         labels = sorted({clip.label for clip in self.manifest.clips})
         digest = labels_digest(labels)
@@ -166,12 +171,13 @@ class Extractor:
         if found is not None and found.fingerprint.get("clips") == digest:
             self.report.shards_skipped += 1
             return
-        arrays = stage.encode_labels(self.encoder(stage), labels)
+        features, lengths = self.encoder(stage).encode_labels(labels)
+        arrays = {"features": features.numpy(), "lengths": lengths.numpy()}
         rows = tuple(labels)
         content = ShardContent(rows, rows, ("",) * len(rows), self.fingerprint(stage, digest), arrays)
-        self.store.write(stage.name, 0, content)
+        self.store.write(stage, 0, content)
         self.report.shards_done += 1
-        self.report.clips_done[stage.name] += len(labels)
+        self.report.clips_done[stage] += len(labels)
 
     # --- clips --------------------------------------------------------------------------------
 
@@ -180,7 +186,7 @@ class Extractor:
         clips = self.manifest.shard(shard)
         sources = {clip.clip_id: SourceFile(clip.path) for clip in clips}
 
-        def lacking(stage: Stage) -> StageWork | None:
+        def lacking(stage: str) -> StageWork | None:
             found = self.find(stage, shard, clips)
             return stage_work(
                 stage, clips, sources, found, retry_failed=self.retry_failed, compare_content=self.compare_content
@@ -188,15 +194,15 @@ class Extractor:
 
         taken = []
         for stage in self.stages:
-            if stage.reads == "label":
+            if ENCODERS[stage].reads == "label":
                 continue
             work = lacking(stage)
-            if work is not None and not self.claims.take(stage.name, shard):
+            if work is not None and not self.claims.take(stage, shard):
                 self.report.shards_claimed += 1
                 continue
             # Another worker may have finished it between the look and the claim.
             if work is None or (work := lacking(stage)) is None:
-                self.claims.release(stage.name, shard)
+                self.claims.release(stage, shard)
                 self.report.shards_skipped += 1
                 continue
             taken.append(work)
@@ -220,7 +226,7 @@ class Extractor:
                 work = self._plan(shard)
                 if work is None:
                     continue
-                audio = any(part.stage.reads == "waveform" for part in work.stages)
+                audio = any(ENCODERS[part.stage].reads == "waveform" for part in work.stages)
                 for clip in work.todo:
                     planned.append((work, clip))
                     _ = work.sources[clip.clip_id].state  # as it is before it is decoded
@@ -255,14 +261,14 @@ class Extractor:
                 fault = _fault(part.stage, decoded)
                 if fault is not None:
                     part.failed[clip.clip_id] = Quarantined(
-                        clip.clip_id, part.stage.name, fault.kind, fault.message, clip.path
+                        clip.clip_id, part.stage, fault.kind, fault.message, clip.path
                     )
                 elif isinstance(decoded, DecodedClip):
                     usable.append((clip, decoded))
             if usable:
                 self._encode_stage(part, usable)
             for each in work.stages:  # one slow encoder must not let the claims of the others expire
-                self.claims.renew(each.stage.name, work.shard)
+                self.claims.renew(each.stage, work.shard)
         stages = [part.stage for part in work.stages]
         work.unusable += sum(_is_unusable(decoded, stages) for _, decoded in batch)
         self.on_clip(len(batch))
@@ -270,10 +276,10 @@ class Extractor:
     def _encode_stage(self, part: StageWork, usable: Sequence[tuple[Clip, DecodedClip]]) -> None:
         started = time.monotonic()
         try:
-            encoded = part.stage.encode(self.encoder(part.stage), [decoded for _, decoded in usable])
+            encoded = self.encoder(part.stage).encode_clips([decoded for _, decoded in usable]).cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(
-                f"{self.device} has too little memory for {len(usable)} clips of stage '{part.stage.name}': take a "
+                f"{self.device} has too little memory for {len(usable)} clips of stage '{part.stage}': take a "
                 f"smaller --set cache.encode_batch (now {self.preset.cache.encode_batch}), or --precision bfloat16. "
                 f"{str(error).splitlines()[0]}"
             ) from error
@@ -281,8 +287,8 @@ class Extractor:
             if np.isfinite(feature).all():
                 part.features[clip.clip_id] = feature
             else:
-                message = f"the {part.stage.name} features of {clip.path} are not finite in {self.preset.cache.dtype}"
-                part.failed[clip.clip_id] = Quarantined(clip.clip_id, part.stage.name, "non_finite", message, clip.path)
+                message = f"the {part.stage} features of {clip.path} are not finite in {self.preset.cache.dtype}"
+                part.failed[clip.clip_id] = Quarantined(clip.clip_id, part.stage, "non_finite", message, clip.path)
         self.report.seconds["encode"] += time.monotonic() - started
 
     def _finish(self, work: ShardWork) -> None:
@@ -290,12 +296,12 @@ class Extractor:
         started = time.monotonic()
         for part in work.stages:
             made_by = self.fingerprint(part.stage, clips_digest(work.clips))
-            self.store.write(part.stage.name, work.shard, work.content(part, made_by, self.preset.cache.dtype))
-            self.claims.release(part.stage.name, work.shard)
+            self.store.write(part.stage, work.shard, work.content(part, made_by, self.preset.cache.dtype))
+            self.claims.release(part.stage, work.shard)
             self.report.shards_done += 1
-            self.report.clips_done[part.stage.name] += len(part.todo & set(part.features))
+            self.report.clips_done[part.stage] += len(part.todo & set(part.features))
             for clip_id in part.todo & set(part.failed):
-                self.report.clips_failed[f"{part.stage.name}: {part.failed[clip_id].kind}"] += 1
+                self.report.clips_failed[f"{part.stage}: {part.failed[clip_id].kind}"] += 1
         self.report.seconds["write"] += time.monotonic() - started
 
     def _check_failures(self, work: ShardWork) -> None:
@@ -315,12 +321,12 @@ class Extractor:
             )
 
 
-def _fault(stage: Stage, decoded: DecodedClip | ClipError) -> ClipError | None:
+def _fault(stage: str, decoded: DecodedClip | ClipError) -> ClipError | None:
     if isinstance(decoded, ClipError):
         return decoded
-    return decoded.audio_fault if stage.reads == "waveform" else None
+    return decoded.audio_fault if ENCODERS[stage].reads == "waveform" else None
 
 
-def _is_unusable(decoded: DecodedClip | ClipError, stages: Sequence[Stage]) -> bool:
+def _is_unusable(decoded: DecodedClip | ClipError, stages: Sequence[str]) -> bool:
     faults = [_fault(stage, decoded) for stage in stages]
     return all(fault is not None and fault.kind not in _SOUND_ONLY for fault in faults)

@@ -11,7 +11,6 @@ from manifests.manifest import Clip
 from pipeline.cache.selection import clips_digest
 from pipeline.cache.store import Quarantined, ShardContent
 from pipeline.sources import SourceFile
-from pipeline.stages import Stage
 
 
 @dataclass
@@ -21,7 +20,7 @@ class StageWork:
     ``changed``: clips whose file is another than the one that was read. ``anew``: nothing is kept.
     """
 
-    stage: Stage
+    stage: str
     todo: frozenset[str]
     changed: frozenset[str] = frozenset()
     anew: bool = True
@@ -68,7 +67,7 @@ class ShardWork:
 
 
 def stage_work(
-    stage: Stage,
+    stage: str,
     clips: Sequence[Clip],
     sources: Mapping[str, SourceFile],
     found: ShardContent | None,

@@ -16,9 +16,9 @@ from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from common.errors import InputError, WeightsError
 from common.hashing import sha256_file
 from pipeline.download import download
-from pipeline.encoders import ENCODERS
 from pipeline.hub import audioldm2_folder, choose_files, is_hub_id
 from presets import Preset
+from presets.encoders import ENCODERS
 from presets.official import AUDIOLDM2_REPOSITORY, OFFICIAL_FILES, CheckpointFile
 
 MIRROR = "MFM_WEIGHTS_MIRROR"  # an address under which single files lie by their name in weights/
@@ -38,7 +38,7 @@ class WeightFile:
 
 def models_of(preset: Preset) -> list[str]:
     """Whose files a preset needs: its encoders, AudioLDM-2, and the evaluation's networks that have official ones."""
-    return [*ENCODERS, "audioldm2", *(name for name in preset.evaluation.networks if name in OFFICIAL_FILES)]
+    return [*preset.stages, "audioldm2", *(name for name in preset.evaluation.networks if name in OFFICIAL_FILES)]
 
 
 def weight_files(preset: Preset, only: Sequence[str] = ()) -> list[WeightFile]:
@@ -51,7 +51,7 @@ def weight_files(preset: Preset, only: Sequence[str] = ()) -> list[WeightFile]:
         raise InputError(f"preset '{preset.name}' has no official files of '{unknown[0]}': of {', '.join(models)}")
     rows = []
     for model in only or models:
-        for file in OFFICIAL_FILES[model]:
+        for file in ENCODERS[model].files if model in ENCODERS else OFFICIAL_FILES[model]:
             path = _place(file, preset)
             files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] * path.is_file()
             digests = [sha256_file(file) for file in files]

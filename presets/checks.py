@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from common.errors import PresetError
 
 T = TypeVar("T")
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _no_bool(value: Any) -> Any:
@@ -58,6 +59,12 @@ def checked(kind: type[T], values: Mapping[Any, Any], where: str) -> T:
     except ValidationError as error:
         sentences = [sentence(kind, dict(each)) for each in error.errors(include_url=False)]
     raise PresetError(joined(where, sentences))
+
+
+def check_heads(prefix: str, width: int, heads: int) -> None:
+    """Raise ValueError unless the heads of a transformer share its width evenly; ``prefix``: of the settings' names."""
+    if width % heads:
+        raise ValueError(f"{prefix}width is {width}, and must be a multiple of {prefix}heads ({heads})")
 
 
 def joined(where: str, sentences: Iterable[str]) -> str:

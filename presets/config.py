@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from common.errors import PresetError
 from presets.checks import (
+    STRICT,
     Arguments,
     Batch,
     Count,
@@ -24,19 +25,18 @@ from presets.checks import (
     Share,
     Width,
     Workers,
+    check_heads,
     checked,
     short,
 )
+from presets.encoders import ENCODERS, EncodersConfig
 from presets.text import assigned_value, merge, read_yaml
 
 HERE = Path(__file__).parent
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-
 _SUFFIXES = (".yaml", ".yml")
-VISUAL_ENCODERS = ("cavp", "timechat")  # streams that a mapper can read
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class MediaConfig:
     """The clip contract of paper section 4.1.2: 10 s, 4 frames per second, 16 kHz mono."""
 
@@ -66,109 +66,7 @@ class MediaConfig:
         return round(self.seconds * self.sample_rate)
 
 
-def _check_heads(prefix: str, width: int, heads: int) -> None:
-    if width % heads:
-        raise ValueError(f"{prefix}width is {width}, and must be a multiple of {prefix}heads ({heads})")
-
-
-@dataclass(config=_STRICT, frozen=True)
-class CAVPConfig:
-    """SlowOnly ResNet of Diff-Foley's video branch; the defaults are the published sizes."""
-
-    width: Width = 64
-    blocks: Annotated[list[Layers], Field(min_length=4, max_length=4)] = Field(default_factory=lambda: [3, 4, 6, 3])
-    inflated: Annotated[list[bool], Field(min_length=4, max_length=4)] = Field(
-        default_factory=lambda: [False, False, True, True]
-    )
-    embedding: Width = 512
-
-
-@dataclass(config=_STRICT, frozen=True)
-class TimeChatConfig:
-    """ViT, time-stamped frame Q-Former and sliding video Q-Former; defaults are the published sizes."""
-
-    image_size: Width = 224
-    patch_size: Width = 14
-    vit_width: Width = 1408
-    vit_mlp: Width = 6144
-    vit_layers: Layers = 39
-    vit_heads: Heads = 16
-    qformer_width: Width = 768
-    qformer_mlp: Width = 3072
-    qformer_heads: Heads = 12
-    frame_qformer_layers: Layers = 12
-    frame_queries: Width = 32
-    video_qformer_layers: Layers = 2
-    video_queries: Width = 32
-    max_frames: Count = 96
-    vocabulary: Count = 30_523
-    llama_width: Width = 4096
-    window: Count = 4
-    stride: Count = 4
-    queries: Literal["mean", "keep"] = "mean"
-    space: Literal["qformer", "llama"] = "qformer"
-
-    @model_validator(mode="after")
-    def _fits(self) -> TimeChatConfig:
-        _check_heads("encoders.timechat.vit_", self.vit_width, self.vit_heads)
-        _check_heads("encoders.timechat.qformer_", self.qformer_width, self.qformer_heads)
-        return self
-
-
-@dataclass(config=_STRICT, frozen=True)
-class AudioMAEConfig:
-    """AudioMAE ViT encoder and AudioLDM-2's pooling; defaults are the published sizes."""
-
-    width: Width = 768
-    mlp: Width = 3072
-    layers: Layers = 12
-    heads: Heads = 12
-    patch_size: Width = 16
-    frames: Count = 1024
-    mel_bins: Width = 128
-    contextual_layers: Layers = 3
-    pool: Width = 8
-    mean: Annotated[float, Number, Field(ge=-1000, le=1000)] = -4.2677393
-    std: Annotated[float, Number, Field(gt=0, le=1000)] = 4.5689974
-
-    @model_validator(mode="after")
-    def _fits(self) -> AudioMAEConfig:
-        _check_heads("encoders.audiomae.", self.width, self.heads)
-        if self.contextual_layers > self.layers:
-            raise ValueError(
-                f"encoders.audiomae.contextual_layers is {self.contextual_layers}, and must be at most "
-                f"encoders.audiomae.layers ({self.layers})"
-            )
-        if self.pool * self.patch_size > min(self.frames, self.mel_bins):
-            raise ValueError(
-                f"encoders.audiomae.pool is {self.pool}, and must be at most the {min(self.frames, self.mel_bins)} "
-                f"frames or mel_bins in patches of {self.patch_size}"
-            )
-        return self
-
-
-@dataclass(config=_STRICT, frozen=True)
-class FlanT5Config:
-    """Label encoder: the encoder half of FLAN-T5 (AudioLDM-2's ``text_encoder_2``)."""
-
-    width: Width = 1024
-    mlp: Width = 2816
-    layers: Layers = 24
-    heads: Heads = 16
-    head_width: Width = 64
-    vocabulary: Count = 32_128
-    max_tokens: Count = 128
-
-
-@dataclass(config=_STRICT, frozen=True)
-class EncodersConfig:
-    cavp: CAVPConfig = Field(default_factory=CAVPConfig)
-    timechat: TimeChatConfig = Field(default_factory=TimeChatConfig)
-    audiomae: AudioMAEConfig = Field(default_factory=AudioMAEConfig)
-    flan_t5: FlanT5Config = Field(default_factory=FlanT5Config)
-
-
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class WeightsConfig:
     """Where frozen weights come from.
 
@@ -188,7 +86,7 @@ class WeightsConfig:
         return HERE / self.folder if self.source == "shipped" else Path(self.folder)
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class CacheConfig:
     clips_per_shard: Count = 256
     dtype: Literal["float16", "float32"] = "float16"
@@ -198,7 +96,11 @@ class CacheConfig:
     max_failure_rate: Share = 0.5
 
 
-@dataclass(config=_STRICT, frozen=True)
+def _can_be_mapped(encoder: str) -> bool:
+    return encoder in ENCODERS and ENCODERS[encoder].reads == "frames"
+
+
+@dataclass(config=STRICT, frozen=True)
 class MapperConfig:
     """Fusion and GPT-2 mapper (paper sections 3.2.2 and 3.4)."""
 
@@ -216,12 +118,12 @@ class MapperConfig:
 
     @model_validator(mode="after")
     def _fits(self) -> MapperConfig:
-        _check_heads("mapper.", self.width, self.heads)
+        check_heads("mapper.", self.width, self.heads)
         names = set(self.encoders)
-        if not names or not names <= set(VISUAL_ENCODERS) or len(names) < len(self.encoders):
+        if not names or len(names) < len(self.encoders) or not all(map(_can_be_mapped, names)):
             raise ValueError(
                 f"mapper.encoders is {short(self.encoders)}, and must name one or more of "
-                f"{', '.join(VISUAL_ENCODERS)}, each once"
+                f"{', '.join(filter(_can_be_mapped, ENCODERS))}, each once"
             )
         if self.sampling_steps > self.diffusion_steps:
             raise ValueError(
@@ -231,7 +133,7 @@ class MapperConfig:
         return self
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class TrainingConfig:
     """Optimisation of paper section 4.1.2.
 
@@ -256,9 +158,15 @@ class TrainingConfig:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class AudioLDM2Config:
-    """Keyword arguments of the diffusers and transformers classes AudioLDM-2 is made of."""
+    """Keyword arguments of the diffusers and transformers classes AudioLDM-2 is made of.
+
+    It is conditioned on the features of the encoder ``target``, which a mapper predicts, and of the encoder ``labels``.
+    """
+
+    target: ClassVar[str] = "audiomae"
+    labels: ClassVar[str] = "flan_t5"
 
     unet: Arguments = Field(default_factory=dict)
     vae: Arguments = Field(default_factory=dict)
@@ -268,7 +176,7 @@ class AudioLDM2Config:
     clap: Arguments = Field(default_factory=dict)
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class GenerationConfig:
     """Sampling of paper section 4.1.2.
 
@@ -292,7 +200,7 @@ class GenerationConfig:
     seed: Seed = 0
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class EvaluationConfig:
     """Feature networks of the evaluation (paper section 4.2); the defaults are those of Table 1."""
 
@@ -301,7 +209,7 @@ class EvaluationConfig:
     )
 
 
-@dataclass(config=_STRICT, frozen=True)
+@dataclass(config=STRICT, frozen=True)
 class Preset:
     """Everything a run needs to know besides its clips."""
 
@@ -319,7 +227,8 @@ class Preset:
 
     @model_validator(mode="after")
     def _fits(self) -> Preset:
-        """Compare settings of different sections."""
+        """Compare settings of different sections; name the settings of every encoder that is used."""
+        self.encoders.update({name: self.encoders[name] for name in self.stages})
         overlap, window = self.generation.overlap_seconds, self.media.seconds
         if overlap >= window:
             raise ValueError(
@@ -340,8 +249,14 @@ class Preset:
             )
         return self
 
+    @property
+    def stages(self) -> list[str]:
+        """The encoders whose features are cached: the mapper's, the one it predicts, and that of the labels."""
+        return [*self.mapper.encoders, self.audioldm2.target, self.audioldm2.labels]
+
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return {**values, "encoders": dict(values["encoders"])}
 
 
 def available_presets() -> list[str]:

@@ -1,6 +1,6 @@
-"""The one table of official files: how each is called, where its authors publish it, under which licence.
+"""Official files: how each is called, where its authors publish it, under which licence.
 
-A new model's files are a line here; its encoder or network refers to it by name.
+Those of AudioLDM-2 and of the evaluation's networks, by model; an encoder's are with its settings.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class CheckpointFile:
         return self.filename.startswith("audioldm2/")
 
 
-def _audioldm2(folder: str, size_gb: float) -> CheckpointFile:
+def audioldm2_part(folder: str, size_gb: float) -> CheckpointFile:
+    """A folder of AudioLDM-2's diffusers repository."""
     return CheckpointFile(
         folder,
         f"audioldm2/{folder}",
@@ -44,68 +45,21 @@ def _audioldm2(folder: str, size_gb: float) -> CheckpointFile:
     )
 
 
-_LAVIS = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models"
 _PASST = "https://github.com/kkoutini/PaSST/releases"
 _VGGISH = "https://github.com/harritaylor/torchvggish/releases"
 _MMAUDIO = "https://github.com/hkchengrex/MMAudio/releases"
 
 OFFICIAL_FILES: dict[str, tuple[CheckpointFile, ...]] = {
-    "cavp": (
-        CheckpointFile(
-            "cavp",
-            "cavp_epoch66.ckpt",
-            "https://huggingface.co/SimianLuo/Diff-Foley",
-            "Apache-2.0 (code)",
-            1.2,
-            "hub:SimianLuo/Diff-Foley/diff_foley_ckpt/cavp_epoch66.ckpt",
-        ),
-    ),
-    "timechat": (
-        CheckpointFile(
-            "vit",
-            "eva_vit_g.pth",
-            f"{_LAVIS}/BLIP2/eva_vit_g.pth",
-            "BSD-3-Clause (LAVIS), MIT (EVA)",
-            2.0,
-            f"{_LAVIS}/BLIP2/eva_vit_g.pth",
-        ),
-        CheckpointFile(
-            "qformer",
-            "instruct_blip_vicuna7b_trimmed.pth",
-            f"{_LAVIS}/InstructBLIP/instruct_blip_vicuna7b_trimmed.pth",
-            "BSD-3-Clause (LAVIS)",
-            0.76,
-            f"{_LAVIS}/InstructBLIP/instruct_blip_vicuna7b_trimmed.pth",
-        ),
-        CheckpointFile(
-            "timechat",
-            "timechat_7b.pth",
-            "https://huggingface.co/ShuhuaiRen/TimeChat-7b",
-            "BSD-3-Clause (TimeChat); LLaMA-2 terms for its language part, which is not used",
-            0.3,
-            "hub:ShuhuaiRen/TimeChat-7b/timechat_7b.pth",
-        ),
-    ),
-    "audiomae": (
-        CheckpointFile(
-            "audiomae",
-            "audiomae_16k_128bins.ckpt",
-            "https://zenodo.org/records/14342967 (inside checkpoints.tar of AudioLDM-training-finetuning)",
-            "CC BY-NC 4.0 (AudioMAE)",
-            0.45,
-        ),
-    ),
-    "flan_t5": (_audioldm2("text_encoder_2", 1.4), _audioldm2("tokenizer_2", 0.01)),
-    # The rest of the diffusers folder: no encoders, but part of every generation.
+    # Besides the FLAN-T5 of the labels.
     "audioldm2": (
-        _audioldm2("unet", 1.4),
-        _audioldm2("vae", 0.2),
-        _audioldm2("vocoder", 0.2),
-        _audioldm2("scheduler", 0.001),
-        _audioldm2("language_model", 0.5),
-        _audioldm2("projection_model", 0.01),
-        _audioldm2("text_encoder", 0.8),
-        _audioldm2("tokenizer", 0.01),
+        audioldm2_part("unet", 1.4),
+        audioldm2_part("vae", 0.2),
+        audioldm2_part("vocoder", 0.2),
+        audioldm2_part("scheduler", 0.001),
+        audioldm2_part("language_model", 0.5),
+        audioldm2_part("projection_model", 0.01),
+        audioldm2_part("text_encoder", 0.8),
+        audioldm2_part("tokenizer", 0.01),
     ),
     # The evaluation's networks.
     "panns": (

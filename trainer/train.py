@@ -154,12 +154,9 @@ class Trainer:
         )
 
     def _check_widths(self) -> None:
-        expected = {
-            "cavp": self.preset.encoders.cavp.embedding,
-            "audiomae": self.preset.encoders.audiomae.width,
-        }
-        for name, width in expected.items():
-            if name in self.data.shapes and self.data.shapes[name][1] != width:
+        for name in (*self.encoders, TARGET):
+            width = self.preset.encoders[name].dimension
+            if width not in (None, self.data.shapes[name][1]):
                 raise CacheError(
                     f"the cached '{name}' features have {self.data.shapes[name][1]} values, preset "
                     f"'{self.preset.name}' makes {width}: this cache belongs to another preset "

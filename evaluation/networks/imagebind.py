@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evaluation.networks.base import FeatureNetwork, load_own_keys
+from evaluation.networks.base import FeatureNetwork
 from evaluation.networks.transformer import MLP, parameter
 from evaluation.pictures import PictureInput
 from evaluation.sounds import SoundInput
 from pipeline.encoders.audiomae import KaldiFilterBank
 from pipeline.encoders.timechat import CLIP_MEAN, CLIP_STD
+from pipeline.frozen import load_own_keys
 from presets.official import OFFICIAL_FILES
 
 _EMBEDDING, _VISION, _AUDIO = 1024, 1280, 768

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evaluation.networks.base import FeatureNetwork, load_own_keys
+from evaluation.networks.base import FeatureNetwork
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.sounds import SoundInput
+from pipeline.frozen import load_own_keys
 from presets.official import OFFICIAL_FILES
 
 _MEL = MelSettings(rate=16_000, fft=512, window=512, hop=160, bins=64, low=50, high=8000, norm="slaney")

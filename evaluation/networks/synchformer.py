@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evaluation.networks.base import FeatureNetwork, load_own_keys
+from evaluation.networks.base import FeatureNetwork
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.networks.transformer import MLP, Attention, parameter
 from evaluation.pictures import PictureInput
+from pipeline.frozen import load_own_keys
 from presets.official import OFFICIAL_FILES
 
 _WIDTH, _HEADS = 768, 12

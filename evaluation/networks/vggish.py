@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evaluation.networks.base import FeatureNetwork, load_own_keys
+from evaluation.networks.base import FeatureNetwork
 from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.sounds import SoundInput
+from pipeline.frozen import load_own_keys
 from presets.official import OFFICIAL_FILES
 
 _MEL = MelSettings(

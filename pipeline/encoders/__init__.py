@@ -1,46 +1,26 @@
 """The frozen encoders behind one way in: :func:`load_encoder`.
 
-A new encoder is one file and one line in :data:`ENCODERS`.
+A new encoder is one file and one line in :data:`ENCODERS`. Nothing here imports torch before an encoder is loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from pipeline.encoders.audiomae import AudioMAE
-from pipeline.encoders.base import (
-    Encoder,
-    Precision,
-    check_files,
-    check_precision,
-    fill_official,
-    fill_seeded,
-    fill_shipped,
-    override,
-)
-from pipeline.encoders.cavp import CAVP
-from pipeline.encoders.flan_t5 import FlanT5
-from pipeline.encoders.timechat import TimeChat
+from common.errors import InputError, WeightsError
+from common.registry import load_part
 from pipeline.hub import audioldm2_folder
 from presets import Preset, load_preset
+from presets.encoders import ENCODERS
 
-ENCODERS: dict[str, type[Encoder]] = {encoder.name: encoder for encoder in (CAVP, TimeChat, AudioMAE, FlanT5)}
+if TYPE_CHECKING:
+    import torch
 
-__all__ = [
-    "CAVP",
-    "ENCODERS",
-    "AudioMAE",
-    "Encoder",
-    "FlanT5",
-    "TimeChat",
-    "check_files",
-    "load_encoder",
-    "official_paths",
-]
+    from pipeline.encoders.base import Precision
+
+__all__ = ["ENCODERS", "check_weights", "load_encoder", "official_paths"]
 
 
 def official_paths(name: str, preset: Preset) -> dict[str, Path]:
@@ -56,6 +36,27 @@ def official_paths(name: str, preset: Preset) -> dict[str, Path]:
         folder = audioldm2_folder(preset, list(parts.values()))
         paths |= {role: folder / part for role, part in parts.items()}
     return paths
+
+
+def check_weights(preset: Preset, names: Sequence[str]) -> None:
+    """Raise :class:`InputError` for an unknown encoder, :class:`WeightsError` with every official file they lack."""
+    if unknown := [name for name in names if name not in ENCODERS]:
+        raise InputError(f"unknown stage '{unknown[0]}': there are {', '.join(ENCODERS)}")
+    if preset.weights.source != "official":
+        return
+    from pipeline.frozen import check_files
+
+    problems = []
+    for name in names:
+        try:
+            check_files(name, ENCODERS[name].files, official_paths(name, preset))
+        except WeightsError as error:
+            problems.append(str(error))
+    if problems:
+        raise WeightsError(
+            f"preset '{preset.name}' needs official weights in '{preset.weights.folder}' "
+            f"(set another folder with --set weights.folder=DIR):\n" + "\n".join(problems)
+        )
 
 
 def load_encoder(
@@ -77,29 +78,29 @@ def load_encoder(
     Raises KeyError for an unknown name, :class:`common.errors.InputError` for an unknown precision and
     :class:`common.errors.WeightsError` for weights that are missing or wrong.
     """
-    if name not in ENCODERS:
-        raise KeyError(f"unknown encoder '{name}': there are {', '.join(ENCODERS)}")
+    from pipeline.encoders.base import check_precision, override
+    from pipeline.frozen import check_files, drawn, fill_official, fill_seeded, fill_shipped
+
+    known = ENCODERS[name]
     check_precision(precision)
     preset = load_preset(preset) if isinstance(preset, str) else preset
-    kind = ENCODERS[name]
-    settings = override(getattr(preset.encoders, name), config)
+    settings = override(preset.encoders[name], config)
     source = "official" if checkpoints is not None else preset.weights.source
-    shipped = preset.weights.path / f"{name}.safetensors"
-    if source == "shipped" and name == FlanT5.name:
+    if not known.files:
+        source = "seeded"  # there is nothing but what the constructor makes
+    elif source == "shipped" and all(file.in_audioldm2 for file in known.files):
         source = "official"  # part of the diffusers folder, whoever trained it
     if source == "official":
-        paths = check_files(kind, official_paths(name, preset) if checkpoints is None else checkpoints)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(preset.weights.seed)
-        encoder = kind(settings)
+        paths = check_files(name, known.files, official_paths(name, preset) if checkpoints is None else checkpoints)
+    encoder = drawn(lambda: load_part(known.encoder)(settings), preset.weights.seed)
     if source == "seeded":
         fill_seeded(encoder)
     elif source == "shipped":
-        fill_shipped(encoder, shipped)
+        fill_shipped(encoder, preset.weights.path / f"{name}.safetensors")
     else:
         fill_official(encoder, paths)
     encoder.set_precision(precision)
-    encoder = encoder.to(device).eval().requires_grad_(False)
+    encoder.ready(device)
     if compile:
         encoder.compile_submodules()
     return encoder

@@ -17,8 +17,7 @@ from transformers.audio_utils import mel_filter_bank, window_function
 
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.checkpoints import Rule, load_checked, read_state
-from presets.config import AudioMAEConfig
-from presets.official import OFFICIAL_FILES
+from pipeline.encoders.settings import AudioMAEConfig
 
 _RATE, _WINDOW, _HOP, _FFT = 16_000, 400, 160, 512
 _PREEMPHASIS, _FLOOR = 0.97, 1.192092955078125e-07
@@ -79,7 +78,6 @@ class AudioMAE(Encoder):
     """Waveform -> 8 vectors, one every 1.28 s."""
 
     name = "audiomae"
-    files = OFFICIAL_FILES["audiomae"]
     full_precision = ("vit.embeddings",)  # the residual path would follow their dtype
     config: AudioMAEConfig
 
@@ -129,7 +127,7 @@ class AudioMAE(Encoder):
             else:
                 yield Rule(name, (key,), (shape,))
 
-    def load_official(self, paths: Mapping[str, Path]) -> None:
+    def load(self, paths: Mapping[str, Path]) -> None:
         path = paths["audiomae"]
         owned = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
         load_checked(self, self.rules(), read_state(path), files=[path], owned=lambda key: key.startswith(owned))

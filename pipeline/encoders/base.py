@@ -1,20 +1,21 @@
-"""What all encoders share: where their weights come from, and what is known about them."""
+"""What all encoders share: how they take clips, and in which precision they compute."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from common.errors import InputError, WeightsError
-from common.hashing import sha256_file, sha256_state
-from pipeline.encoders.checkpoints import CheckpointFile, Rule, load_checked, read_state
+from common.errors import InputError
+from pipeline.frozen import Frozen
+from pipeline.media import DecodedClip
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _CONVOLUTIONS = (
@@ -23,27 +24,33 @@ _CONVOLUTIONS = (
 )  # fmt: skip
 
 
-class Encoder(torch.nn.Module, ABC):
-    """A frozen foundation model.
+class Encoder(Frozen):
+    """A frozen foundation model, with its settings ``config``.
 
-    ``fingerprint`` identifies the weights (sha256 of the files, or of the seeded state).
     Subclasses define ``encode``, which returns float32 on the encoder's device. ``full_precision`` names the
     submodules whose weights stay in float32 whatever the precision.
     """
 
-    name: ClassVar[str]
-    files: ClassVar[tuple[CheckpointFile, ...]]
     full_precision: ClassVar[tuple[str, ...]] = ()
+    encode: Callable[..., Any]
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        self.fingerprint = ""
         self.precision: Precision = "float32"
 
-    @abstractmethod
-    def load_official(self, paths: Mapping[str, Path]) -> None:
-        """Fill all weights from the official files, by role; raises :class:`WeightsError`."""
+    def load(self, paths: Mapping[str, Path]) -> None:
+        """As of every :class:`Frozen`; here for encoders without official files."""
+
+    def encode_clips(self, clips: Sequence[DecodedClip]) -> Tensor:
+        """Features (B, T, D) of decoded clips: ``encode`` of what ``config.reads`` names, their frames or waveforms."""
+        if self.config.reads == "waveform":
+            return self.encode(torch.from_numpy(np.stack([c.waveform for c in clips if c.waveform is not None])))
+        return self.encode(stacked_frames(clips))
+
+    def encode_labels(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, L, D), the rest of a row zero, and their lengths (N,), where ``config.reads`` is ``label``."""
+        raise TypeError(f"{self.name} does not read labels")
 
     def compile_submodules(self) -> None:
         """``torch.compile`` what has weights inside, in place; keys of the state dict stay as they are."""
@@ -53,7 +60,7 @@ class Encoder(torch.nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return next(chain(self.parameters(), self.buffers(), [torch.empty(0)])).device
 
     def set_precision(self, precision: Precision) -> None:
         """Cast the matrices of the weights, once; raises :class:`InputError` for an unknown precision.
@@ -69,6 +76,11 @@ class Encoder(torch.nn.Module, ABC):
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.precision))
+
+
+def stacked_frames(clips: Sequence[DecodedClip]) -> Tensor:
+    """Their frames as encoders take them, uint8 (B, T, 3, H, W)."""
+    return torch.from_numpy(np.stack([clip.frames for clip in clips])).permute(0, 1, 4, 2, 3)
 
 
 def check_precision(precision: str) -> None:
@@ -93,45 +105,6 @@ def cast_matrices(network: torch.nn.Module, precision: Precision, but: Sequence[
             part.register_forward_hook(lambda _module, _inputs, rows: rows.float())
         elif isinstance(part, (torch.nn.Linear, *_CONVOLUTIONS)):
             part.to(getattr(torch, precision))
-
-
-def check_files(encoder: type[Encoder], paths: Mapping[str, str | Path]) -> dict[str, Path]:
-    """Raise one :class:`WeightsError` for the roles that ``paths`` misses or that are not on disk."""
-    wanted = {file.role for file in encoder.files}
-    if unknown := set(paths) - wanted:
-        raise WeightsError(f"{encoder.name} has no checkpoint called {sorted(unknown)}: it needs {sorted(wanted)}")
-    lines = [
-        f"  {paths.get(file.role, file.filename)}  from {file.source}  ({file.licence})"
-        for file in encoder.files
-        if file.role not in paths or not Path(paths[file.role]).exists()
-    ]
-    if lines:
-        hint = "\n  make weights PRESET=paper fetches what a script can fetch"
-        raise WeightsError(f"{encoder.name}: official weights are missing:\n" + "\n".join(lines) + hint)
-    return {role: Path(path) for role, path in paths.items()}
-
-
-def fill_official(encoder: Encoder, paths: Mapping[str, str | Path]) -> None:
-    found = check_files(type(encoder), paths)
-    encoder.load_official(found)
-    digest = hashlib.sha256()
-    for role in sorted(found):
-        for path in sorted(found[role].rglob("*")) if found[role].is_dir() else [found[role]]:
-            if path.is_file():
-                digest.update(f"{role}/{path.name}={sha256_file(path)};".encode())
-    encoder.fingerprint = f"official-{digest.hexdigest()[:32]}"
-
-
-def fill_shipped(encoder: Encoder, path: Path) -> None:
-    """Our own small weights, under our own parameter names; raises :class:`WeightsError`."""
-    rules = [Rule(name, (name,), (tuple(tensor.shape),)) for name, tensor in encoder.state_dict().items()]
-    load_checked(encoder, rules, read_state(path), files=[path], owned=lambda key: True)
-    encoder.fingerprint = f"shipped-{sha256_file(path)[:32]}"
-
-
-def fill_seeded(encoder: Encoder) -> None:
-    """The weights are the ones the constructor drew; record what they are."""
-    encoder.fingerprint = f"seeded-{sha256_state(encoder.state_dict())[:32]}"
 
 
 def override(config: Any, values: Mapping[str, Any] | None) -> Any:

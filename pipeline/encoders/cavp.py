@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.encoders.base import Encoder
-from pipeline.encoders.checkpoints import Rule, load_checked, read_state
-from presets.config import CAVPConfig
-from presets.official import OFFICIAL_FILES
+from pipeline.encoders.settings import CAVPConfig
+from pipeline.frozen import load_own_keys
 
 _EXPANSION = 4
 
@@ -97,7 +96,6 @@ class CAVP(Encoder):
     """Frames -> one L2-normalised feature a frame."""
 
     name = "cavp"
-    files = OFFICIAL_FILES["cavp"]
     full_precision = ("video_project_head",)
     config: CAVPConfig
 
@@ -106,13 +104,8 @@ class CAVP(Encoder):
         self.video_encoder = SlowOnly(config)
         self.video_project_head = nn.Linear(self.video_encoder.outputs, config.embedding)
 
-    def rules(self) -> Iterator[Rule]:
-        for name, tensor in self.state_dict().items():
-            yield Rule(name, (name,), (tuple(tensor.shape),))
-
-    def load_official(self, paths: Mapping[str, Path]) -> None:
-        official = read_state(paths["cavp"])
-        load_checked(self, self.rules(), official, files=[paths["cavp"]], owned=lambda key: key.startswith("video_"))
+    def load(self, paths: Mapping[str, Path]) -> None:
+        load_own_keys(self, paths["cavp"], only=("video_",))
 
     def project(self, last_stage: Tensor) -> Tensor:
         """(B, C, T, h, w) -> (B, T, embedding), not yet normalised."""

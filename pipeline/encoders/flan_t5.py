@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from common.errors import WeightsError
 from pipeline.encoders.base import Encoder, Precision, check_precision
-from presets.config import FlanT5Config
-from presets.official import OFFICIAL_FILES
+from pipeline.encoders.settings import FlanT5Config
 
 
 def byte_tokenizer(max_tokens: int) -> PreTrainedTokenizerFast:
@@ -39,7 +38,6 @@ class FlanT5(Encoder):
     """Labels -> token embeddings and mask."""
 
     name = "flan_t5"
-    files = OFFICIAL_FILES["flan_t5"]
     config: FlanT5Config
     tokenizer: Any
 
@@ -64,7 +62,7 @@ class FlanT5(Encoder):
         check_precision(precision)
         super().set_precision("float32" if precision == "float16" else precision)
 
-    def load_official(self, paths: Mapping[str, Path]) -> None:
+    def load(self, paths: Mapping[str, Path]) -> None:
         """Folders of the diffusers repository, read without asking a hub."""
         try:
             model, info = T5EncoderModel.from_pretrained(
@@ -101,3 +99,10 @@ class FlanT5(Encoder):
         with self.autocast():
             output = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask if padded else None)
         return output.last_hidden_state.float(), tokens.attention_mask
+
+    def encode_labels(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Each label alone, as one that is padded differs in the last digits."""
+        rows = [self.encode([label])[0][0].cpu() for label in labels]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
+            [len(row) for row in rows], dtype=torch.int32
+        )

@@ -21,11 +21,11 @@ from transformers import (
 
 from common.errors import PresetError, WeightsError
 from pipeline.attention import UNPADDED
-from pipeline.encoders.base import Encoder
+from pipeline.encoders.base import Encoder, stacked_frames
 from pipeline.encoders.cavp import as_float_frames
 from pipeline.encoders.checkpoints import Rule, load_checked, read_state
-from presets.config import TimeChatConfig
-from presets.official import OFFICIAL_FILES
+from pipeline.encoders.settings import TimeChatConfig
+from pipeline.media import DecodedClip
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -106,7 +106,6 @@ class TimeChat(Encoder):
     """Frames and their times -> one feature a window."""
 
     name = "timechat"
-    files = OFFICIAL_FILES["timechat"]
     full_precision = ("vit.embeddings",)  # the residual path would follow their dtype
     config: TimeChatConfig
     mean: Tensor
@@ -161,7 +160,7 @@ class TimeChat(Encoder):
             else:
                 yield Rule(name, (name,), (shape,))
 
-    def load_official(self, paths: Mapping[str, Path]) -> None:
+    def load(self, paths: Mapping[str, Path]) -> None:
         """The three files in TimeChat's order: each overrides the one before with what it holds."""
         official: dict[str, Tensor] = {}
         for role in ("vit", "qformer", "timechat"):
@@ -273,6 +272,10 @@ class TimeChat(Encoder):
                 windows = self.llama_proj(windows)
         windows = windows.float()
         return windows.mean(dim=2) if self.config.queries == "mean" else windows.flatten(1, 2)
+
+    def encode_clips(self, clips: Sequence[DecodedClip]) -> Tensor:
+        """As of every encoder; the clips are sampled at the same times."""
+        return self.encode(stacked_frames(clips), clips[0].times)
 
 
 def _query_key_value_bias(parts: Sequence[Tensor]) -> Tensor:

@@ -14,10 +14,9 @@ from generate.split import generate_split
 from generate.video_to_audio import VideoToAudio
 from manifests.manifest import clips_from_folder, make_manifest
 from pipeline.cache import open_store
-from pipeline.encoders import load_encoder
+from pipeline.encoders import ENCODERS, load_encoder
 from pipeline.extract import Extractor
 from pipeline.media.writing import read_wav
-from pipeline.stages import STAGES
 from presets import load_preset
 from tests.media_factory import make_media
 from tests.second_device import NAME, counting, no_float64
@@ -59,7 +58,7 @@ def caches(clips, tmp_path_factory):
     stores, counts = {}, {}
     for device in DEVICES:
         stores[device] = open_store(tmp_path_factory.mktemp(device))
-        extractor = Extractor(clips, stores[device], preset_with(), list(STAGES), device=device)
+        extractor = Extractor(clips, stores[device], preset_with(), list(ENCODERS), device=device)
         with counting() as counts[device], extractor:
             extractor.run([0])
     return stores, counts
@@ -87,7 +86,7 @@ def test_encoders_in_bfloat16(name):
     assert relative(ours, theirs) < 5e-3
 
 
-@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize("stage", list(ENCODERS))
 def test_extraction(caches, stage):
     stores, counts = caches
     ours, theirs = stores[NAME].read(stage, 0), stores["cpu"].read(stage, 0)

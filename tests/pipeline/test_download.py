@@ -21,10 +21,12 @@ from pipeline.__main__ import app
 from pipeline.download import ATTEMPTS, download
 from pipeline.encoders.checkpoints import read_state
 from presets import load_preset
+from presets.encoders import ENCODERS
 from presets.official import OFFICIAL_FILES
 from tests import layouts
 
 BODY = bytes(range(256)) * 40
+EVERY = {**{name: known.files for name, known in ENCODERS.items()}, **OFFICIAL_FILES}
 
 
 class Server:
@@ -205,7 +207,7 @@ def test_no_server_no_address_and_another_process_are_clear_errors(server, tmp_p
 @pytest.fixture
 def mirror(server, tmp_path_factory, monkeypatch):
     """Every single file of the paper's preset on the server, and AudioLDM-2's folders on a hub that is a folder."""
-    for model, files in OFFICIAL_FILES.items():
+    for model, files in EVERY.items():
         for file in files:
             if not file.in_audioldm2:
                 server.bodies[f"/{file.filename}"] = f"{model} {file.role}".encode() * 100
@@ -258,14 +260,14 @@ def test_weights_of_the_paper_come_from_a_server_that_breaks_off(mirror, tmp_pat
     code, output = run(folder, "--download", "--accept-licences")
     assert code == 0, output
     names = {path.name for path in folder.iterdir()}
-    assert names == {file.filename for files in OFFICIAL_FILES.values() for file in files if not file.in_audioldm2} | {
+    assert names == {file.filename for files in EVERY.values() for file in files if not file.in_audioldm2} | {
         "audioldm2"
     }
     for name in names - {"audioldm2"}:
         assert (folder / name).read_bytes() == mirror.bodies[f"/{name}"]
     assert torch.equal(read_state(folder / "cavp_epoch66.ckpt")["x"], torch.arange(1000.0))
     assert {path.name for path in (folder / "audioldm2").iterdir()} == {
-        file.filename.split("/")[1] for model in ("audioldm2", "flan_t5") for file in OFFICIAL_FILES[model]
+        file.filename.split("/")[1] for model in ("audioldm2", "flan_t5") for file in EVERY[model]
     }
     assert not list(folder.rglob("*.bin"))
     mirror.asked = []
@@ -299,7 +301,7 @@ def test_unknown_models_are_named(tmp_path):
 
 
 def test_every_address_of_the_table_is_whole():
-    for files in OFFICIAL_FILES.values():
+    for files in EVERY.values():
         for file in files:
             assert file.source.startswith("https://")
             assert file.licence

@@ -5,9 +5,9 @@ import torch
 from common.errors import CacheError, DeviceMemoryError, FailureRateError, InputError, WeightsError, WriteError
 from manifests.manifest import clips_from_folder, make_manifest
 from pipeline.cache import open_store
+from pipeline.encoders.cavp import CAVP
 from pipeline.extract import Extractor, parse_shards
 from pipeline.report import verify
-from pipeline.stages import Stage
 from presets import load_preset
 from tests.media_factory import make_media
 from tests.tiny import TINY
@@ -130,7 +130,7 @@ def test_a_device_without_memory_says_so(tmp_path, preset, clips, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
-    monkeypatch.setattr(Stage, "encode", full)
+    monkeypatch.setattr(CAVP, "encode_clips", full)
     store = open_store(tmp_path)
     with pytest.raises(DeviceMemoryError, match=r"2 clips of stage 'cavp'.*cache.encode_batch \(now 2\).*CUDA out"):
         extract(make_manifest(clips, 4), store, preset, ["cavp"])

@@ -11,9 +11,8 @@ from common.errors import WeightsError
 from generate.sampling import load_sampler
 from pipeline import hub
 from pipeline.__main__ import app
-from pipeline.encoders import load_encoder, official_paths
+from pipeline.encoders import check_weights, load_encoder, official_paths
 from pipeline.hub import choose_files, hub_folder, is_hub_id
-from pipeline.stages import check_weights
 from pipeline.weights import weight_files
 from presets import load_preset
 from tests.tiny import TINY

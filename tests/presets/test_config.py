@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from common.errors import MFMError
 from presets import PresetError, available_options, available_presets, load_preset
 from presets.checks import checked, fields_of
-from presets.config import HERE, VISUAL_ENCODERS, MapperConfig, Preset
+from presets.config import HERE, MapperConfig, Preset
 from presets.text import assigned_value, merge, parse_yaml
 
 
@@ -236,7 +236,6 @@ def test_settings_know_the_names_that_are_registered():
     fields = fields_of(MapperConfig)
     assert set(fields["kind"].annotation.__args__) == set(MAPPERS)
     assert set(fields["fusion"].annotation.__args__) == set(FUSIONS)
-    assert set(VISUAL_ENCODERS) <= set(fields_of(fields_of(Preset)["encoders"].annotation))
 
 
 def test_an_option_is_merged_over_a_preset(tmp_path):

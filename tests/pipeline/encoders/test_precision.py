@@ -7,6 +7,7 @@ from diffusers import AudioLDM2UNet2DConditionModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.errors import InputError
+from common.registry import load_part
 from pipeline.encoders import ENCODERS, load_encoder
 from pipeline.encoders.base import cast_matrices
 from presets import load_preset
@@ -65,7 +66,7 @@ def test_cast_once_equals_autocast(name, precision):
 def test_half_the_bytes_at_the_published_sizes(name):
     def size(precision):
         with torch.device("meta"):
-            encoder = ENCODERS[name](getattr(load_preset("paper").encoders, name))
+            encoder = load_part(ENCODERS[name].encoder)(load_preset("paper").encoders[name])
         encoder.set_precision(precision)
         assert not any(
             p.dtype != torch.float32

@@ -3,6 +3,8 @@ import hashlib
 import torch
 
 from pipeline.encoders import ENCODERS, load_encoder
+from pipeline.encoders.cavp import CAVP
+from pipeline.encoders.timechat import TimeChat
 from pipeline.weights import weight_files
 from presets import load_preset
 
@@ -28,9 +30,8 @@ def test_paper_sizes_without_allocating_them():
     preset = load_preset("paper")
     with torch.device("meta"):
         sizes = {
-            name: sum(p.numel() for p in kind(getattr(preset.encoders, name)).parameters())
-            for name, kind in ENCODERS.items()
-            if name != "audiomae"  # its filter bank is computed when it is built
+            name: sum(p.numel() for p in kind(preset.encoders[name]).parameters())
+            for name, kind in (("cavp", CAVP), ("timechat", TimeChat))
         }
     assert round(sizes["cavp"] / 1e6, 2) == 32.68  # 32.74 M with the running statistics
     assert 1.19e9 < sizes["timechat"] < 1.2e9
