@@ -89,8 +89,11 @@ def test_its_settings_are_checked_where_the_preset_is_read(registered):
     assert "mean_colour" not in load_preset(TINY).stages
     for assignment, said in (
         ("encoders.mean_colour.cells=0", "encoders.mean_colour.cells is 0, and must be a whole number from 1"),
-        ("encoders.mean_colour.cell=3", "encoders.mean_colour.cell is no setting .*did you mean .*cells"),
-        ("encoders.mean_color.cells=3", "encoders.mean_color is no setting .*did you mean encoders.mean_colour"),
+        (
+            "encoders.mean_colour.cell=3",
+            "is no setting of encoders.mean_colour: did you mean encoders.mean_colour.cells",
+        ),
+        ("encoders.mean_color.cells=3", "is no setting of encoders: did you mean encoders.mean_colour"),
         ("mapper.encoders=[audiomae]", "one or more of cavp, timechat, mean_colour, each once"),
     ):
         with pytest.raises(PresetError, match=said):
