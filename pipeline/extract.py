@@ -21,7 +21,7 @@ from pipeline.cache.claims import Claims
 from pipeline.cache.selection import clips_digest, keep_manifest
 from pipeline.cache.store import Quarantined, ShardContent, Store, differing_identity
 from pipeline.decoding import DecodePool, Job, prefetch
-from pipeline.encoders import ENCODERS, check_weights, load_encoder
+from pipeline.encoders import check_weights, load_encoder
 from pipeline.encoders.base import Encoder, Precision
 from pipeline.media import DecodedClip
 from pipeline.report import Report
@@ -29,6 +29,7 @@ from pipeline.shard_work import ShardWork, StageWork, stage_work
 from pipeline.sources import SourceFile
 from pipeline.stages import fingerprint, labels_digest
 from presets import Preset
+from presets.encoders import reads
 
 # Faults of the sound alone: the clip still has its frames, and no wrong path causes them.
 _SOUND_ONLY = frozenset({"no_audio", "silent"})
@@ -146,7 +147,7 @@ class Extractor:
         try:
             for stage in self.stages:
                 self.encoder(stage)
-                if ENCODERS[stage].reads == "label" and 0 in shards:
+                if reads(stage) == "label" and 0 in shards:
                     self._run_labels(stage)
             self._run_clips(shards)
         finally:
@@ -194,7 +195,7 @@ class Extractor:
 
         taken = []
         for stage in self.stages:
-            if ENCODERS[stage].reads == "label":
+            if reads(stage) == "label":
                 continue
             work = lacking(stage)
             if work is not None and not self.claims.take(stage, shard):
@@ -226,7 +227,7 @@ class Extractor:
                 work = self._plan(shard)
                 if work is None:
                     continue
-                audio = any(ENCODERS[part.stage].reads == "waveform" for part in work.stages)
+                audio = any(reads(part.stage) == "waveform" for part in work.stages)
                 for clip in work.todo:
                     planned.append((work, clip))
                     _ = work.sources[clip.clip_id].state  # as it is before it is decoded
@@ -324,7 +325,7 @@ class Extractor:
 def _fault(stage: str, decoded: DecodedClip | ClipError) -> ClipError | None:
     if isinstance(decoded, ClipError):
         return decoded
-    return decoded.audio_fault if ENCODERS[stage].reads == "waveform" else None
+    return decoded.audio_fault if reads(stage) == "waveform" else None
 
 
 def _is_unusable(decoded: DecodedClip | ClipError, stages: Sequence[str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -18,15 +17,15 @@ from presets.official import CheckpointFile
 N = TypeVar("N", bound="Frozen")
 
 
-class Frozen(torch.nn.Module, ABC):
+class Frozen(torch.nn.Module):
     """A network that is used as its authors trained it. ``fingerprint`` identifies its weights."""
 
     name: ClassVar[str]
     fingerprint: str = ""
 
-    @abstractmethod
     def load(self, paths: Mapping[str, Path]) -> None:
         """Fill all weights from the official files, by role; raises :class:`WeightsError`."""
+        raise NotImplementedError(f"{self.name} has official files, and does not say how to load them")
 
     @staticmethod
     def fingerprint_of(paths: Mapping[str, Path]) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 from common.errors import CacheError
 from manifests.manifest import Manifest
 from pipeline.cache.claims import Claims
-from pipeline.cache.selection import LABEL_STAGE, Selection, clips_digest
+from pipeline.cache.selection import Selection, clips_digest
 from pipeline.cache.store import ShardHeader, Store
+from presets.encoders import reads
 
 STATES = ("done", "running", "failed", "missing", "stale", "ignored")
 
@@ -94,7 +95,7 @@ def verify(store: Store) -> list[str]:
         for shard in selection.shards:
             try:
                 content = store.read(stage, shard)
-                if stage != LABEL_STAGE:
+                if reads(stage) != "label":
                     selection.rows(shard, {stage: content.header})
             except CacheError as error:
                 problems.append(str(error))
@@ -117,7 +118,7 @@ def status(store: Store, manifest: Manifest | None, stages: list[str]) -> dict[s
     claims = Claims(store.files)
     table: dict[str, Any] = {}
     for stage in stages:
-        count = 1 if stage == LABEL_STAGE else manifest.shard_count if manifest else 0
+        count = 1 if reads(stage) == "label" else manifest.shard_count if manifest else 0
         expected = set(range(count))
         states: Counter[str] = Counter()
         shards: dict[int, str] = {}
@@ -142,7 +143,7 @@ def status(store: Store, manifest: Manifest | None, stages: list[str]) -> dict[s
     left = [
         sum(len(manifest.shard(k)) for k, state in row["shards"].items() if state not in ("done", "ignored"))
         for stage, row in table.items()
-        if manifest and stage != LABEL_STAGE
+        if manifest and reads(stage) != "label"
     ]
     rate = _latest_rate(store)
     most = max(left, default=0)
@@ -150,7 +151,7 @@ def status(store: Store, manifest: Manifest | None, stages: list[str]) -> dict[s
 
 
 def _state_of(header: ShardHeader, shard: int, manifest: Manifest | None, stage: str) -> str:
-    if manifest is None or stage == LABEL_STAGE:
+    if manifest is None or reads(stage) == "label":
         return "done"
     if shard >= manifest.shard_count:
         return "ignored"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from presets import Preset
-from presets.encoders import ENCODERS
+from presets.encoders import reads
 
 # Raised by hand when the meaning of cached numbers changes: shards of another version do not mix.
 CACHE_VERSION = 1
@@ -24,7 +24,7 @@ def fingerprint(
     stage: str, preset: Preset, weights: str, rows_digest: str, manifest_digest: str, precision: str
 ) -> dict[str, Any]:
     """What made a shard. The identity fields must agree for a shard to count as done."""
-    text = ENCODERS[stage].reads == "label"
+    text = reads(stage) == "label"
     media = dataclasses.asdict(preset.media)
     if media["backend"] == "auto":  # caches made before it say decord, whose pictures it gives
         media["backend"] = "decord"

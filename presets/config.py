@@ -29,7 +29,7 @@ from presets.checks import (
     checked,
     short,
 )
-from presets.encoders import ENCODERS, EncodersConfig
+from presets.encoders import ENCODERS, EncodersConfig, reads
 from presets.text import assigned_value, merge, read_yaml
 
 HERE = Path(__file__).parent
@@ -97,7 +97,7 @@ class CacheConfig:
 
 
 def _can_be_mapped(encoder: str) -> bool:
-    return encoder in ENCODERS and ENCODERS[encoder].reads == "frames"
+    return reads(encoder) == "frames"
 
 
 @dataclass(config=STRICT, frozen=True)

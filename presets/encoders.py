@@ -44,6 +44,11 @@ class EncoderConfig:
         return None
 
 
+def reads(encoder: str) -> str | None:
+    """What it takes of a clip: ``frames``, ``waveform`` or ``label``; None for one that is not registered here."""
+    return ENCODERS[encoder].reads if encoder in ENCODERS else None
+
+
 class _Fields(Mapping[str, FieldInfo]):
     """The settings class of every encoder, as pydantic describes the fields of a dataclass."""
 

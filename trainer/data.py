@@ -15,9 +15,10 @@ from torch import Tensor
 from common.errors import CacheError
 from pipeline.cache import Joined, Selection, Store, join
 from pipeline.cache.selection import ShardRows, reasons
+from presets.config import AudioLDM2Config
 from trainer.memory import device_bytes, host_bytes
 
-TARGET = "audiomae"
+TARGET = AudioLDM2Config.target
 # Clips among which a batch is drawn. Smaller caches are shuffled whole.
 BUFFER = 8192
 # Of the free memory, what the features may take: the rest is for the model, its optimizer and everybody else.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from presets.encoders import reads
 from presets.identity import Difference, Kind, differences, settings_of
 
 # Settings that do not change what the features mean: rounding, who decoded, which clips were left out.
 _SAME_MEANING: tuple[str, ...] = ("precision", "backend", "silence_threshold_db")
 # Settings of the media that only the sound, or only the picture, depends on.
 _SOUND_ONLY, _PICTURE_ONLY = ("sample_rate",), ("frames_per_second", "frame_size", "resize")
-_SOUND = ("audiomae",)
 
 
 def features_provenance(made: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -48,9 +48,10 @@ def differing_features(trained: Mapping[str, Any], here: Mapping[str, Any], name
         if one and other:
             found += differences(one, other, settings_of("encoders", name), _SAME_MEANING, f"encoders.{name}.")
     ignored = _SAME_MEANING
-    if all(name in _SOUND for name in names):
+    read = {reads(name) for name in names}
+    if read <= {"waveform"}:
         ignored += _PICTURE_ONLY
-    elif not any(name in _SOUND for name in names):
+    elif "waveform" not in read:
         ignored += _SOUND_ONLY
     one, other = trained.get("media"), here.get("media")
     return found + (differences(one, other, settings_of("media"), ignored, "media.") if one and other else [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +16,7 @@ from pipeline.frozen import Frozen, check_files, drawn, fill_official
 from presets.official import CheckpointFile
 
 
-class FeatureNetwork(Frozen):
+class FeatureNetwork(Frozen, ABC):
     """A frozen network that turns a clip's sound or picture into features.
 
     ``caches`` are the feature files of av-benchmark that it fills from what ``sound`` reads. A network that compares

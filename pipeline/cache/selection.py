@@ -17,9 +17,9 @@ import numpy as np
 from common.errors import CacheError, InputError
 from manifests.manifest import Clip, Manifest, decode_manifest, encode_manifest
 from pipeline.cache.store import ShardHeader, Store, differing_identity, other_format, rows_digest
+from presets.encoders import reads
 
 MANIFEST = "manifest.parquet"
-LABEL_STAGE = "flan_t5"  # one shard, whose rows are labels, not clips
 
 
 def clips_digest(clips: Sequence[Clip]) -> str:
@@ -65,7 +65,9 @@ def shards_of_other_clips(store: Store, kept: Manifest, manifest: Manifest) -> l
     """Shards that are there and, by ``manifest``, would hold other clips than by the one that the cache keeps."""
     count = min(kept.shard_count, manifest.shard_count)
     other = {index for index in range(count) if clips_digest(kept.shard(index)) != clips_digest(manifest.shard(index))}
-    return sorted(other & {shard for stage in store.stages() if stage != LABEL_STAGE for shard in store.shards(stage)})
+    return sorted(
+        other & {shard for stage in store.stages() if reads(stage) != "label" for shard in store.shards(stage)}
+    )
 
 
 def manifest_changes(old: Manifest, new: Manifest) -> str:

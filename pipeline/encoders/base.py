@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -38,9 +37,6 @@ class Encoder(Frozen):
         super().__init__()
         self.config = config
         self.precision: Precision = "float32"
-
-    def load(self, paths: Mapping[str, Path]) -> None:
-        """As of every :class:`Frozen`; here for encoders without official files."""
 
     def encode_clips(self, clips: Sequence[DecodedClip]) -> Tensor:
         """Features (B, T, D) of decoded clips: ``encode`` of what ``config.reads`` names, their frames or waveforms."""
