@@ -18,10 +18,10 @@ from common.errors import ClipError, IncompleteError, InputError, WriteError
 from common.writing import temporary_beside, write_error
 from generate.sampling import NOT_FINITE, Sampler, load_sampler
 from generate.schedulers import build_scheduler, step_seeds
-from generate.windows import joined, window_rows
+from generate.windows import joined, part_seconds, window_name, window_rows
 from pipeline.decoding import decode_killable, killable
 from pipeline.encoders import load_encoder
-from pipeline.media import probe
+from pipeline.media import DecodedClip, probe
 from pipeline.media.writing import write_wav
 from presets import Preset, load_preset
 from presets.config import preset_from_dict
@@ -76,9 +76,9 @@ class Written:
 
 
 @dataclass
-class _Film:
-    """A part of a video, from ``start`` on: its windows, by the latent row where each starts, and the tokens of those
-    looked at so far."""
+class Film:
+    """A part of a video, from ``start`` (seconds) on: its windows, by the latent row where each starts, and the tokens
+    (1, 8, D) of those looked at so far."""
 
     video: Path
     start: float
@@ -87,13 +87,22 @@ class _Film:
     tokens: list[Tensor] = field(default_factory=list)
     has_picture: bool = False
 
+    def step_seed(self, number: int, seed: int) -> int:
+        """Of the noise that the steps of one window draw."""
+        return step_seeds([f"{self.video.stem}/{self.rows[number]}"], seed)[0]
+
+    def check_picture(self) -> None:
+        """Raise :class:`ClipError` if no window had a picture; to be called when all were looked at."""
+        if not self.has_picture:
+            raise ClipError("too_short", f"{self.video} shows no picture in any of its {len(self.rows)} windows")
+
 
 @dataclass
 class _Take:
     """One candidate while it is made: its sound, part by part, and the cosines of the windows that are done."""
 
     sampler: Sampler
-    film: _Film
+    film: Film
     seed: int
     which: str
     before: int
@@ -224,23 +233,21 @@ class VideoToAudio:
         build_scheduler(preset.generation.scheduler, self.sampler.audioldm2.scheduler.config)  # raises for no name
         return replace(self.sampler, preset=preset)
 
-    def _film(self, video: Path, start: float, duration: float | None) -> _Film:
+    def _film(self, video: Path, start: float, duration: float | None) -> Film:
         check_part(start, duration)
         media, generation = self.sampler.preset.media, self.sampler.preset.generation
         limit = self.sampler.preset.cache.decode_timeout_seconds
         whole = killable(probe, video, seconds=limit).duration_s or media.seconds
-        if start >= whole:
-            raise InputError(f"start is {start:g} s, and {video} has only {whole:g} s")
-        seconds = whole - start if duration is None else min(duration, whole - start)
+        seconds = part_seconds(whole, start, duration, video)
         try:
             rows = window_rows(
                 seconds, media.seconds, generation.overlap_seconds, self.sampler.audioldm2.latent_seconds
             )
         except ValueError as error:
             raise InputError(f"generation.overlap_seconds: {error}") from None
-        return _Film(video, float(start), rows, seconds)
+        return Film(video, float(start), rows, seconds)
 
-    def _tokens(self, film: _Film, number: int) -> Tensor:
+    def _tokens(self, film: Film, number: int) -> Tensor:
         """The mapper's tokens of a window, (1, 8, D); each window is looked at once."""
         if number == len(film.tokens):
             media, limit = self.sampler.preset.media, self.sampler.preset.cache.decode_timeout_seconds
@@ -251,45 +258,54 @@ class VideoToAudio:
                 if len(film.rows) == 1:
                     raise
                 raise ClipError(error.kind, f"{self._name(film, number)}: {error.message}") from error
-            film.has_picture |= bool(decoded.shown.any())
-            visual = {name: encoder.encode_clips([decoded]) for name, encoder in self.encoders.items()}
-            film.tokens.append(self.sampler.predict(visual))
+            self.see(film, decoded)
         return film.tokens[number]
 
-    def _begins(self, film: _Film, number: int) -> float:
+    def see(self, film: Film, decoded: DecodedClip) -> None:
+        """Take in the next window of a film: its tokens, and whether it has a picture."""
+        film.has_picture |= bool(decoded.shown.any())
+        visual = {name: encoder.encode_clips([decoded]) for name, encoder in self.encoders.items()}
+        film.tokens.append(self.sampler.predict(visual))
+
+    def _begins(self, film: Film, number: int) -> float:
         """Where in the video a window begins, in seconds."""
         return film.start + film.rows[number] * self.sampler.audioldm2.latent_seconds
 
-    def _name(self, film: _Film, number: int) -> str:
-        start = self._begins(film, number)
-        end = min(start + self.sampler.preset.media.seconds, film.start + film.seconds)
-        return f"window {number + 1} of {len(film.rows)} ({start:.1f} to {end:.1f} s)"
+    def _name(self, film: Film, number: int) -> str:
+        seconds, row = self.sampler.preset.media.seconds, self.sampler.audioldm2.latent_seconds
+        return window_name(number, film.rows, film.start, film.seconds, seconds, row)
+
+    def noises(self, film: Film, seed: int) -> Iterator[Tensor]:
+        """Start noise (C, H, W) of each window in turn; it follows from the video's name and the seed."""
+        model, name = self.sampler.audioldm2, film.video.stem
+        return iter(model.noise([name], seed)) if len(film.rows) == 1 else model.window_noise(name, seed, film.rows)
+
+    def place(self, film: Film, number: int) -> int:
+        """The sample of the film's sound where a window begins."""
+        model = self.sampler.audioldm2
+        return round(film.rows[number] * model.latent_seconds * model.sample_rate)
 
     def _made_windows(self, take: _Take, label: str, judged: bool) -> Iterator[tuple[int, np.ndarray]]:
         """Where each window starts, in samples, and its sound; as many are made at once as a batch has."""
-        model, generation, film = take.sampler.audioldm2, take.sampler.preset.generation, take.film
-        if len(film.rows) == 1:
-            noises = iter(model.noise([film.video.stem], take.seed))
-        else:
-            noises = model.window_noise(film.video.stem, take.seed, film.rows)
+        generation, film = take.sampler.preset.generation, take.film
+        noises = self.noises(film, take.seed)
         for first in range(0, len(film.rows), generation.batch):
             batch = range(first, min(first + generation.batch, len(film.rows)))
             tokens = torch.cat([self._tokens(film, number) for number in batch])
             noise = torch.stack(list(islice(noises, len(batch))))
             on_step = take.steps_of(batch, generation.steps)
-            seeds = step_seeds([f"{film.video.stem}/{film.rows[number]}" for number in batch], take.seed)
+            seeds = [film.step_seed(number, take.seed) for number in batch]
             waves = take.sampler.synthesise(tokens, [label] * len(batch), noise, seeds, on_step)
             for number, wave in zip(batch, waves, strict=True):
                 if not np.isfinite(wave).all():
                     where = f" of {self._name(film, number)}" if len(film.rows) > 1 else ""
                     raise IncompleteError(f"the sound{where} could not be generated: {NOT_FINITE}")
-                yield round(film.rows[number] * model.latent_seconds * model.sample_rate), wave
+                yield self.place(film, number), wave
             if judged:
-                take.cosines.append(self._cosines(waves, tokens))
-        if not film.has_picture:
-            raise ClipError("too_short", f"{film.video} shows no picture in any of its {len(film.rows)} windows")
+                take.cosines.append(self.cosines(waves, tokens))
+        film.check_picture()
 
-    def _cosines(self, windows: np.ndarray, tokens: Tensor) -> Tensor:
+    def cosines(self, windows: np.ndarray, tokens: Tensor) -> Tensor:
         """Between predicted tokens and AudioMAE's of the sound, (windows, 8)."""
         if self._judge is None:
             self._judge = load_encoder("audiomae", preset=self.sampler.preset, device=self.device)

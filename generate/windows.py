@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+
+from common.errors import InputError
 
 
 def window_rows(seconds: float, window_seconds: float, overlap_seconds: float, row_seconds: float) -> list[int]:
@@ -19,6 +21,19 @@ def window_rows(seconds: float, window_seconds: float, overlap_seconds: float, r
     while starts[-1] * row_seconds + window_seconds < seconds:
         starts.append(starts[-1] + hop)
     return starts
+
+
+def part_seconds(whole: float, start: float, duration: float | None, video: object) -> float:
+    """The length of a film's part, which ends with the film; raises :class:`InputError` where it starts after that."""
+    if start >= whole:
+        raise InputError(f"start is {start:g} s, and {video} has only {whole:g} s")
+    return whole - start if duration is None else min(duration, whole - start)
+
+
+def window_name(number: int, rows: Sequence[int], start: float, seconds: float, window: float, row: float) -> str:
+    """For messages, ``window 2 of 3 (8.0 to 18.0 s)``, of a part of ``seconds`` from ``start`` on."""
+    begin = start + rows[number] * row
+    return f"window {number + 1} of {len(rows)} ({begin:.1f} to {min(begin + window, start + seconds):.1f} s)"
 
 
 def joined(windows: Iterable[tuple[int, np.ndarray]], samples: int) -> Iterator[np.ndarray]:

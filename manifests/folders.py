@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 from common.writing import is_hidden
@@ -19,6 +23,8 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 # What stands in every folder that ``python -m generate`` wrote; its videos are in ``mp4`` there.
 GENERATED = ("made.parquet", "settings.json", "wav")
+# What ``python -m generate FOLDER -o OUT`` keeps in OUT: a line of JSON for each video it made there.
+MADE_FILMS = "generated.jsonl"
 
 
 @dataclass
@@ -43,7 +49,7 @@ def find_videos(folder: str | Path) -> Videos:
 
     Links to files and folders are followed, but each folder is read once, under its own name where that is below
     ``folder`` too, and a link to a folder above it is not followed. Hidden files and folders are not looked at,
-    nor are the videos of a folder that ``python -m generate`` wrote. Videos in tars count (:mod:`manifests.tars`).
+    nor are videos that ``python -m generate`` wrote. Videos in tars count (:mod:`manifests.tars`).
     """
     folder = Path(folder)
     if not is_text(str(folder.absolute())):
@@ -65,6 +71,7 @@ def find_videos(folder: str | Path) -> Videos:
 def _walk(folder: Path) -> Videos:
     found = Videos()
     seen: set[str] = set()
+    ours: set[str] = set()
     folders, links = deque([folder]), deque[Path]()  # links wait, so that folders go by their own names
     while folders or links:
         here = folders.popleft() if folders else links.popleft()
@@ -78,13 +85,28 @@ def _walk(folder: Path) -> Videos:
         except OSError as error:
             found.left_out[str(here)] = f"the folder cannot be read: {_reason(error)}"
             continue
-        made = {entry.name for entry in entries}.issuperset(GENERATED)
+        names = {entry.name for entry in entries}
+        made = names.issuperset(GENERATED)
+        if MADE_FILMS in names:  # folders come before those in them
+            films = read_made_films(here / MADE_FILMS)
+            ours.update(os.path.join(real, str(film["output"])) for film in films if film.get("output"))
         for entry in entries:
+            if os.path.join(real, entry.name) in ours:
+                continue
             if made and entry.name == "mp4":  # generated sound must not come back as the truth
                 found.left_out[entry.path] = "it holds what make generate made: give another OUT, outside of the videos"
             elif not is_hidden(entry.name):
                 _sort_in(entry, real, found, folders, links)
     return found
+
+
+def read_made_films(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a :data:`MADE_FILMS` that can be read; none where there is no such file."""
+    with suppress(OSError), path.open("rb") as file:
+        for line in file:
+            with suppress(ValueError, RecursionError):
+                if isinstance(film := json.loads(line), dict):
+                    yield film
 
 
 def _sort_in(entry: os.DirEntry[str], parent: str, found: Videos, folders: deque[Path], links: deque[Path]) -> None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import fsspec
 import pyarrow as pa
@@ -219,11 +219,17 @@ def clips_from_folder(folder: str | Path, split: str = "train") -> FoundClips:
         in_tar = any(part.lower().endswith(".tar") for part in below.parts[:-1]) and not path.is_file()
         parts = [part for part in below.parts[:-1] if not (in_tar and part.lower().endswith(".tar"))]
         splits = [SPLIT_NAMES[part.lower()] for part in parts if part.lower() in SPLIT_NAMES]
-        label = parts[-1].replace("_", " ") if parts and parts[-1].lower() not in SPLIT_NAMES else ""
-        label = (label_of(path) if in_tar else "") or label
         youtube_id, start = parse_clip_name(path.stem) or (path.stem, 0)
-        clips.append(Clip(clip_id, youtube_id, start, label, splits[-1] if splits else split, str(path.absolute())))
+        label = (label_of(path) if in_tar else "") or label_of_folder(PurePath(*parts, below.name))
+        its_split = splits[-1] if splits else split
+        clips.append(Clip(clip_id, youtube_id, start, label, its_split, str(path.absolute())))
     return clips
+
+
+def label_of_folder(below: PurePath) -> str:
+    """The label that the folder right above a file gives; ``below``: the file's path below the folder of all."""
+    folder = below.parent.name
+    return "" if folder.lower() in SPLIT_NAMES else folder.replace("_", " ")
 
 
 def _clips_from_list(listed: Sequence[ListedClip], videos: str | Path | None, notes: Sequence[str]) -> FoundClips:

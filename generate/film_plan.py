@@ -1,0 +1,126 @@
+"""What is to be made of a folder of videos, and where: decided, and said, before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from generate.film_record import FilmRecord, MadeFilm
+from generate.labels import Labels, labels_of_folders, labels_of_table
+from generate.mux import CONTAINERS
+from generate.outputs import SOUND_SUFFIXES, check_not_inputs, made_here
+from common.errors import InputError, WriteError
+from manifests.folders import find_videos
+from pipeline.media import VIDEO_SUFFIXES
+from common.outputs import check_folder
+
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class FilmTask:
+    """One video: its path and that below the folder (``name``), its label, and the output with the asked suffix."""
+
+    video: Path
+    name: str
+    label: str
+    out: Path
+
+    @property
+    def outputs(self) -> list[Path]:
+        """Where its output may get: Matroska takes a picture that the container asked for does not."""
+        more = [".mkv"] if self.out.suffix in CONTAINERS else []
+        return [self.out.with_name(self.out.stem + suffix) for suffix in dict.fromkeys([self.out.suffix, *more])]
+
+
+@dataclass
+class FilmPlan:
+    """``tasks`` in a stable order, ``left_out``: what could not be taken, and why; ``notes``: sentences."""
+
+    tasks: list[FilmTask] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_folder(
+    folder: Path, out: Path, suffix: str = ".mp4", label: str | None = None, table: Path | None = None
+) -> FilmPlan:
+    """Every video below ``folder``, mirrored below ``out``.
+
+    ``label``: one for all; ``table``: see :func:`labels_of_table`; by default the folders' names. Raises
+    :class:`InputError` for a folder without videos, a table that cannot be read and a suffix that is none,
+    :class:`WriteError` if nothing can be written in ``out``, or an output would be an input.
+    """
+    known = (*CONTAINERS, *SOUND_SUFFIXES)
+    if suffix not in known:
+        raise InputError(f"there is no output of kind '{suffix}': there are {', '.join(known)}")
+    found = find_videos(folder)
+    real, root = os.path.realpath(out), os.path.realpath(folder)
+    # OUT inside of the videos: what is in it was made, or is in the way of what will be.
+    apart = [path for path in found.paths if real == root or not Path(os.path.realpath(path)).is_relative_to(real)]
+    if not apart:
+        raise InputError(f"{folder} holds no videos besides those in the output folder {out}")
+    inside = [path.relative_to(folder) for path in apart]
+    if table is not None:
+        labels = labels_of_table(table, inside)
+    else:
+        labels = labels_of_folders(inside) if label is None else Labels([label] * len(inside))
+    tasks = [
+        FilmTask(path, below.as_posix(), its_label, out / below.parent / f"{stem}{suffix}")
+        for path, below, its_label, stem in zip(apart, inside, labels.labels, output_stems(inside), strict=True)
+    ]
+    check_folder(out)
+    check_not_inputs(out, {path for task in tasks for path in task.outputs}, apart)
+    return FilmPlan(tasks, found.left_out, labels.notes)
+
+
+def output_stems(videos: Sequence[PurePath]) -> list[str]:
+    """A file name without suffix for each video, distinct in its folder.
+
+    Of ``a.mp4`` and ``a.mkv`` the kind that stands first in :data:`VIDEO_SUFFIXES` keeps its name, the other becomes
+    ``a__mkv``, as in a manifest. Raises :class:`InputError` where that is another video's name.
+    """
+    ranks = {suffix: rank for rank, suffix in enumerate(VIDEO_SUFFIXES)}
+    groups: dict[tuple[PurePath, str], list[int]] = defaultdict(list)
+    for index in sorted(range(len(videos)), key=lambda i: (ranks.get(videos[i].suffix.lower(), len(ranks)), videos[i])):
+        groups[videos[index].parent, videos[index].stem].append(index)
+    stems = [video.stem for video in videos]
+    for group in groups.values():
+        for index in group[1:]:
+            stems[index] += f"__{videos[index].suffix[1:]}"
+    taken: dict[tuple[PurePath, str], PurePath] = {}
+    for video, stem in zip(videos, stems, strict=True):
+        if (other := taken.setdefault((video.parent, stem), video)) is not video:
+            raise InputError(f"{other} and {video} would both be written as '{stem}': rename one of them")
+    return stems
+
+
+def sort_out_done(
+    tasks: Sequence[FilmTask], record: FilmRecord, settings: str
+) -> tuple[list[FilmTask], list[MadeFilm], list[FilmTask]]:
+    """What is to be made, what is there already, and which of the first was made from something else before.
+
+    Raises :class:`WriteError` where an output would replace a file that this program did not make.
+    """
+    todo, done, changed = [], [], []
+    foreign = []
+    for task in tasks:
+        if (film := record.made_from(task.video, task.name, task.label, settings)) is not None:
+            done.append(film)
+            continue
+        todo.append(task)
+        before = record.films.get(task.name)
+        if before is not None and before.output and (record.out / before.output).exists():
+            changed.append(task)
+        ours = {record.out / before.output} if before is not None and record.is_ours(before) else set()
+        foreign += [path for path in task.outputs if path not in ours and not made_here(path)]
+    if foreign:
+        more = f" and {len(foreign) - _NAMED} more" if foreign[_NAMED:] else ""
+        raise WriteError(
+            f"cannot write {', '.join(map(str, foreign[:_NAMED]))}{more}: files of these names are there that this "
+            f"program did not make. To go on: move them away, or choose another -o"
+        )
+    return todo, done, changed

@@ -1,0 +1,103 @@
+"""Labels of the videos of a folder: from the names of their folders, or from a table of files and labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from common.errors import InputError
+from manifests.lists import read_text
+from manifests.manifest import label_of_folder
+from manifests.names import short_repr
+
+_NAMED = 10
+
+
+@dataclass
+class Labels:
+    """A label for each video in turn ("" for none), and ``notes``: sentences on what of a table was of no use."""
+
+    labels: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def labels_of_folders(videos: Sequence[PurePath]) -> Labels:
+    """The name of the folder right above; ``videos`` are relative to the folder of all, where a video has none."""
+    return Labels([label_of_folder(video) for video in videos])
+
+
+def labels_of_table(table: str | Path, videos: Sequence[PurePath]) -> Labels:
+    """Labels of a CSV or TSV with the columns file and label, in any encoding of :func:`manifests.lists.read_text`.
+
+    A first row ``file,label`` is a header. A file is named by its path below the folder, or by its name alone where
+    only one video has it. Raises :class:`InputError` that names file and line: other columns, a name that several
+    videos have, two labels for one video. Rows of no video, and videos without a row, are notes.
+    """
+    text = read_text(table)
+    rows = _rows(text.text, table)
+    paths = {_plain(video.as_posix()): index for index, video in enumerate(videos)}
+    names = defaultdict(list)
+    for index, video in enumerate(videos):
+        names[_plain(video.name)].append(index)
+    found: dict[int, tuple[str, str]] = {}
+    notes, unknown = [text.note] if text.note else [], []
+    for where, file, label in rows:
+        name = _plain(PurePath(file.replace("\\", "/")).as_posix())
+        chosen = [paths[name]] if name in paths else names.get(name, [])
+        if len(chosen) > 1:
+            several = ", ".join(str(videos[index]) for index in chosen[:_NAMED])
+            raise InputError(f"{where}: several videos are called {short_repr(file)}: {several}. Give the folder, too")
+        if not chosen:
+            unknown.append(f"{file} ({where})")
+            continue
+        first, before = found.setdefault(chosen[0], (where, label))
+        if before != label:
+            raise InputError(
+                f"{where}: {short_repr(file)} has the label {short_repr(label)}, and {short_repr(before)} in {first}"
+            )
+    if unknown:
+        notes.append(f"rows of --labels that name no video: {_some(unknown)}")
+    if lacking := [str(video) for index, video in enumerate(videos) if index not in found]:
+        notes.append(f"videos without a row in --labels, which have no label: {_some(lacking)}")
+    return Labels([found.get(index, ("", ""))[1] for index in range(len(videos))], notes)
+
+
+def _rows(text: str, table: str | Path) -> list[tuple[str, str, str]]:
+    """Where each row is, its file and its label."""
+    tabs = Path(table).suffix.lower() in (".tsv", ".tab")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
+    rows: list[tuple[str, str, str]] = []
+    while True:
+        where = f"{table}:{reader.line_num + 1}"
+        try:
+            fields = [field.strip() for field in next(reader)]
+        except StopIteration:
+            break
+        except csv.Error as error:
+            raise InputError(f"{where}: {error}") from None
+        if not any(fields) or (not rows and [field.lower() for field in fields] == ["file", "label"]):
+            continue
+        if len(fields) != 2 or not fields[0]:
+            kind = "tabs" if tabs else "commas"
+            raise InputError(
+                f"{where}: {len(fields)} fields between {kind} instead of 2 (file, label); a label with a comma stands "
+                f"in quotation marks, and a table with tabs is called .tsv"
+            )
+        rows.append((where, fields[0], fields[1]))
+    if not rows:
+        raise InputError(f"{table} lists no files")
+    return rows
+
+
+def _plain(name: str) -> str:
+    """One form of a name: letters with accents are written in two ways by file systems and editors."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _some(things: Sequence[str]) -> str:
+    return f"{len(things)} ({', '.join(things[:_NAMED])}{', ...' if things[_NAMED:] else ''})"
