@@ -197,5 +197,6 @@ def _check_places(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if name in ("cache", "manifest") and value == "":
             raise InputError(f"the {name} has no name: it is an empty text")
-        if isinstance(value, Path) and re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+        local = isinstance(value, Path) or (name == "run" and isinstance(value, str))  # a run may be a hub's id
+        if local and re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
             raise InputError(f"{name} '{value}' must be local: only caches and Parquet manifests may be URLs")

@@ -1,18 +1,15 @@
-"""``python -m generate``: sound for a split of a cached manifest, or for one video."""
+"""``python -m generate``: sound for a split of a cached manifest, for one video, or for a folder of videos."""
 
 from __future__ import annotations
 
-import sys
+import os
 import time
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from common.console import CACHE, PresetOption, command, out, progress, shown, summary
-from presets import Preset
+from common.console import CACHE, PresetOption, command, out, progress, summary
 
 NAMED = 10  # failed clips in the summary; made.parquet has all of them
 
@@ -22,44 +19,97 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 @app.command()
 @command
 def generate(
-    video: Annotated[Path | None, typer.Argument(help="one video; leave out to generate a split")] = None,
-    run: Annotated[Path, typer.Option(help="folder of the training run")] = Path("runs/micro"),
+    context: typer.Context,
+    video: Annotated[
+        Path | None, typer.Argument(help="one video, or a folder of videos; leave out to generate a split of --cache")
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            help="a training run, the folder of a mapper, or its hub id; default: the mapper that ships with the "
+            "preset, for a split the run runs/PRESET where that is there"
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--out", "-o", help="folder; for one video a file: mp4, mov, mkv, webm, wav, flac")
     ] = Path("outputs"),
-    label: Annotated[str, typer.Option(help="what is heard, for one video, like 'dog barking'")] = "",
+    label: Annotated[str | None, typer.Option(help="what is heard, like 'dog barking'")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="for a folder: CSV or TSV of file and label; default: the folders' names")
+    ] = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="for a folder: of its outputs, .mp4 .mov .mkv .webm .wav .flac (default .mp4)")
+    ] = None,
+    start: Annotated[float, typer.Option(help="seconds: make the sound, and the video, from there on")] = 0.0,
+    duration: Annotated[float | None, typer.Option(help="seconds: make so much; default: to the end")] = None,
+    audio: Annotated[
+        str, typer.Option(help="of the video's own sound: replace, mix, or add-track (ours first, its own second)")
+    ] = "replace",
+    gain: Annotated[float, typer.Option(help="dB: of the video's own sound, with --audio mix or add-track")] = 0.0,
+    rate: Annotated[int | None, typer.Option(help="Hz: of wav and flac; default: the model's, 16000")] = None,
     manifest: Annotated[str | None, typer.Option(help="Parquet manifest; default: the cache's own")] = None,
     cache: Annotated[str | None, CACHE] = None,
     split: Annotated[str, typer.Option(help="train, validation, test, all; auto: test if there is one")] = "auto",
     preset: PresetOption = "micro",
     cache_format: Annotated[str, typer.Option("--format", help="hdf5 or webdataset")] = "hdf5",
     seed: Annotated[int | None, typer.Option(help="of the start noise; default: the preset's")] = None,
-    candidates: Annotated[int, typer.Option(help="for one video: make so many, keep the best by its score")] = 1,
+    steps: Annotated[int | None, typer.Option(help="of the sampler; default: the preset's")] = None,
+    guidance: Annotated[float | None, typer.Option(help="scale of the guidance; default: the preset's")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="a scheduler class of diffusers; default: the preset's")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="what is not heard; default: the preset's")] = None,
+    candidates: Annotated[int, typer.Option(help="of a video: make so many, keep the best by its score")] = 1,
     video_codec: Annotated[
         str, typer.Option(help="of the picture: copy, h264 (encodes what is not), auto: copy wherever possible")
     ] = "auto",
     task_id: Annotated[int | None, typer.Option(help="this task of an array job, from 0")] = None,
     num_tasks: Annotated[int | None, typer.Option(help="tasks of the array job")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
-    assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
+    assignments: Annotated[
+        list[str], typer.Option("--set", help="section.field=value; --steps and the like win over it")
+    ] = [],  # noqa: B006
 ) -> None:
-    """Generate sound; clips that are already there are left alone."""
-    from common.errors import InputError
+    """Generate sound; what is already there is left alone."""
+    from common.errors import IncompleteError, InputError
     from common.runtime import choose_device, quiet_libraries
     from generate.mux import VIDEO_CODECS
+    from generate.usage import check_usage
     from presets import load_preset
 
+    # os.path: a name that is too long is no folder.
+    mode = "split" if video is None else "folder" if os.path.isdir(video) else "video"
+    check_usage(context, mode)
     quiet_libraries()
     device = choose_device(device)
-    settings = load_preset(preset, [*assignments, *([f"generation.seed={seed}"] if seed is not None else [])])
+    chosen = {
+        "seed": seed,
+        "steps": steps,
+        "guidance_scale": guidance,
+        "scheduler": scheduler,
+        "negative_prompt": negative_prompt,
+    }
+    flags = [f"generation.{name}={value}" for name, value in chosen.items() if value is not None]
+    settings = load_preset(preset, [*assignments, *flags])
     if settings.note:
         out.print(f"note: {settings.note}")
     if video_codec not in VIDEO_CODECS:
         raise InputError(f"unknown video codec '{video_codec}': there are {', '.join(VIDEO_CODECS)}")
     if video is not None:
-        one_video(video, run, output, label, settings, device, candidates, video_codec)
+        from generate.film_commands import folder_of_videos, one_video
+        from generate.film_work import FilmOptions
+
+        named = mode == "video" or suffix is not None
+        options = FilmOptions(
+            candidates, start, duration, audio, gain, rate, video_codec, fallback=video_codec != "copy" or not named
+        )
+        if mode == "video":
+            one_video(video, run, output, label or "", settings, device, options)
+        else:
+            kind = ".mp4" if suffix is None else f".{suffix.lower().removeprefix('.')}"
+            folder_of_videos(
+                video, run, output, kind, label, labels, settings, device, options, task_id=task_id, num_tasks=num_tasks
+            )
         return
-    from common.errors import IncompleteError
+    from generate.mappers import mapper_source, named_mapper, note_other_preset
     from generate.records import video_of
     from generate.sampling import load_sampler
     from generate.split import check_out, choose_clips, generate_split
@@ -78,7 +128,8 @@ def generate(
     clips = choose_clips(listing, split)
     mine = clips[task::tasks]
     check_out(output, clips)
-    sampler = load_sampler(settings, run, device)
+    source = mapper_source(run, settings, split=True)
+    sampler = load_sampler(settings, source, device)
     note_other_preset(sampler.mapper.spec.provenance.get("preset"), settings)
     started = time.monotonic()
     with progress() as bar:
@@ -109,85 +160,21 @@ def generate(
             **({"notes": f"{len(result.notes)} clips, in made.parquet; {first}"} if first else {}),
             **({"wav": output / "wav" / f"{example}.wav"} if example else {}),
             **({"video": output / example_video} if example_video else {}),
+            "mapper": named_mapper(source, settings),
             "report": output / "report.html",
             "written to": output,
         },
     )
     if result.failed:
-        named = "named above" if len(result.failed) <= NAMED else f"{NAMED} are named above"
+        which = "named above" if len(result.failed) <= NAMED else f"{NAMED} are named above"
         raise IncompleteError(
-            f"{len(result.failed)} of {len(mine)} clips could not be generated ({named}); "
+            f"{len(result.failed)} of {len(mine)} clips could not be generated ({which}); "
             f"{output / 'made.parquet'} has every clip and its reason"
         )
 
 
 def _some(ids: list[str], most: int = 3) -> str:
     return f"{len(ids)} ({', '.join(ids[:most])}{', ...' if ids[most:] else ''})"
-
-
-def note_other_preset(trained: object, settings: Preset) -> None:
-    """Only the visual encoders can be compared with the mapper's: not which AudioMAE this AudioLDM-2 understands."""
-    if trained not in (None, settings.name):
-        out.print(
-            f"note: the mapper was trained with preset '{shown(trained)}', and this is '{settings.name}': its tokens "
-            f"mean something to AudioLDM-2 only if both have the same AudioMAE"
-        )
-
-
-def one_video(
-    video: Path, run: Path, asked: Path, label: str, settings: Preset, device: str, candidates: int, video_codec: str
-) -> None:
-    from common.errors import MFMError
-    from generate.mux import mux
-    from generate.outputs import plan_output
-    from generate.video_to_audio import VideoToAudio
-    from pipeline.decoding import killable
-    from pipeline.media import check_file
-    from pipeline.media.writing import read_wav_parts, write_flac
-
-    check_file(video)
-    started = time.monotonic()
-    limit = settings.cache.decode_timeout_seconds
-    output = plan_output(video, asked, video_codec, limit)
-    if output.picture is not None and output.picture.note:
-        out.print(f"note: {shown(output.picture.note)}")
-    model = VideoToAudio.from_pretrained(run, settings, device)
-    note_other_preset(model.sampler.mapper.spec.provenance.get("preset"), settings)
-    rate = model.sampler.audioldm2.sample_rate
-    with ExitStack() as stack:
-        wav = output.sound
-        if wav.suffix.lower() != ".wav":  # the sound alone in another format
-            wav = Path(stack.enter_context(TemporaryDirectory())) / "sound.wav"
-        with progress() as bar:
-            task = bar.add_task("generate", total=None, note="")
-            made = model.write(
-                video,
-                wav,
-                label,
-                candidates=candidates,
-                on_window=lambda done, total, note: bar.update(task, completed=done, total=total, note=note),
-            )
-        if output.video is not None:
-            try:
-                # Copying takes a moment; encoding again may be a good deal slower than playing.
-                longest = limit + 30 * made.seconds
-                killable(mux, video, wav, rate, output.video, output.picture, seconds=longest)
-            except MFMError:
-                print(f"the sound is kept: {shown(wav)}", file=sys.stderr)
-                raise
-        elif wav != output.sound:
-            write_flac(output.sound, read_wav_parts(wav), rate)
-    summary(
-        "generate",
-        {
-            "label": label or "none",
-            "sound": f"{made.seconds:.2f} s",
-            **({"best of": f"{candidates}: seed {made.seed}, token cosine {made.score:.3f}"} if candidates > 1 else {}),
-            "seconds": f"{time.monotonic() - started:.1f}",
-            **({"sound alone": output.sound} if output.video is not None else {}),
-            "written to": output.video or output.sound,
-        },
-    )
 
 
 if __name__ == "__main__":

@@ -8,32 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from generate.film_record import FilmRecord, MadeFilm
+from common.errors import InputError, WriteError
+from common.outputs import check_folder
+from generate.film_record import FilmRecord, FilmTask, MadeFilm
 from generate.labels import Labels, labels_of_folders, labels_of_table
 from generate.mux import CONTAINERS
 from generate.outputs import SOUND_SUFFIXES, check_not_inputs, made_here
-from common.errors import InputError, WriteError
-from manifests.folders import find_videos
-from pipeline.media import VIDEO_SUFFIXES
-from common.outputs import check_folder
+from manifests.folders import VIDEO_SUFFIXES, find_videos
 
 _NAMED = 5
-
-
-@dataclass(frozen=True)
-class FilmTask:
-    """One video: its path and that below the folder (``name``), its label, and the output with the asked suffix."""
-
-    video: Path
-    name: str
-    label: str
-    out: Path
-
-    @property
-    def outputs(self) -> list[Path]:
-        """Where its output may get: Matroska takes a picture that the container asked for does not."""
-        more = [".mkv"] if self.out.suffix in CONTAINERS else []
-        return [self.out.with_name(self.out.stem + suffix) for suffix in dict.fromkeys([self.out.suffix, *more])]
 
 
 @dataclass
@@ -68,9 +51,10 @@ def plan_folder(
         labels = labels_of_table(table, inside)
     else:
         labels = labels_of_folders(inside) if label is None else Labels([label] * len(inside))
+    names = [f"{stem}{suffix}" for stem in output_stems(inside)]
     tasks = [
-        FilmTask(path, below.as_posix(), its_label, out / below.parent / f"{stem}{suffix}")
-        for path, below, its_label, stem in zip(apart, inside, labels.labels, output_stems(inside), strict=True)
+        FilmTask(path, below.as_posix(), its_label, out / below.parent / name, (below.parent / name).as_posix())
+        for path, below, its_label, name in zip(apart, inside, labels.labels, names, strict=True)
     ]
     check_folder(out)
     check_not_inputs(out, {path for task in tasks for path in task.outputs}, apart)
@@ -108,14 +92,14 @@ def sort_out_done(
     todo, done, changed = [], [], []
     foreign = []
     for task in tasks:
-        if (film := record.made_from(task.video, task.name, task.label, settings)) is not None:
+        if (film := record.made_from(task, settings)) is not None:
             done.append(film)
             continue
         todo.append(task)
-        before = record.films.get(task.name)
-        if before is not None and before.output and (record.out / before.output).exists():
+        ours = set()
+        if record.is_ours(before := record.films.get(task.asked)):
             changed.append(task)
-        ours = {record.out / before.output} if before is not None and record.is_ours(before) else set()
+            ours = {record.out / before.output}
         foreign += [path for path in task.outputs if path not in ours and not made_here(path)]
     if foreign:
         more = f" and {len(foreign) - _NAMED} more" if foreign[_NAMED:] else ""

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import ClipError
 from generate.mux import CONTAINERS, Picture, mux, plan_own_sound, plan_picture
 from generate.windows import part_seconds, window_name, window_rows
-from common.errors import ClipError
 from pipeline.media import DecodedClip, check_file, decode_clip, probe
-from pipeline.media.writing import parts_of, read_wav_parts, write_flac, write_wav
-from pipeline.resampling import resampled
+from pipeline.media.writing import read_wav_parts, write_flac, write_wav
 from pipeline.sources import SourceFile
 from presets.config import MediaConfig
 
@@ -67,9 +66,9 @@ def look(path: str, suffix: str, options: FilmOptions, windows: Windows, backend
     seconds = part_seconds(probe(video).duration_s or media.seconds, options.start, options.duration, video)
     picture, note = None, ""
     if suffix in CONTAINERS:
-        part = {"start": options.start, "duration": options.duration}
-        picture = plan_picture(video, suffix, options.codec, **part, fallback=options.fallback)
-        own = plan_own_sound(video, picture.suffix, options.audio, options.gain, start=options.start)
+        start, duration = options.start, options.duration
+        picture = plan_picture(video, suffix, options.codec, start=start, duration=duration, fallback=options.fallback)
+        own = plan_own_sound(video, picture.suffix, options.audio, options.gain, start=start)
         note = "; ".join(filter(None, (picture.note, own.note)))
     rows = window_rows(seconds, media.seconds, windows.overlap, windows.row)
     decoded = []
@@ -102,9 +101,8 @@ def write_output(
     return SourceFile(out).state
 
 
-def write_sound(out: Path, sound: np.ndarray | Path, rate: int, wanted: int | None = None) -> None:
-    """The sound alone as wav or flac, by the suffix, at the rate that is ``wanted``."""
-    parts = parts_of(read_wav_parts(sound) if isinstance(sound, Path) else sound)
-    if wanted is not None and wanted != rate:
-        parts = resampled(parts, rate, wanted)
-    (write_flac if out.suffix.lower() == ".flac" else write_wav)(out, parts, wanted or rate)
+def write_sound(out: Path, sound: np.ndarray | Path, sample_rate: int, rate: int | None = None) -> None:
+    """The sound alone as wav or flac, by the suffix, at ``rate`` Hz."""
+    parts = read_wav_parts(sound) if isinstance(sound, Path) else sound
+    write = write_flac if out.suffix.lower() == ".flac" else write_wav
+    write(out, parts, sample_rate, rate=rate)

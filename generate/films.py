@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generate.film_plan import FilmTask, sort_out_done
-from generate.film_record import FilmRecord, MadeFilm
+from common.errors import ClipError, DeviceMemoryError, IncompleteError, InputError, MFMError
+from common.writing import remove_leftovers, temporary_beside
+from generate.film_plan import sort_out_done
+from generate.film_record import FilmRecord, FilmTask, MadeFilm
 from generate.film_work import FilmOptions, Seen, Windows, look, write_output
 from generate.sampling import NOT_FINITE
 from generate.video_to_audio import Film, VideoToAudio
 from generate.windows import joined
 from pipeline.decoding import Call, DecodePool, prefetch
-from common.errors import ClipError, DeviceMemoryError, IncompleteError, InputError, MFMError
 from pipeline.media import second_backend
-from common.writing import remove_leftovers, temporary_beside
 
 OnFilm = Callable[[int, float], None]  # films done, seconds of sound made
 
@@ -124,15 +124,22 @@ class _Making:
             return Call(look, arguments, path=str(task.video), seconds=limit, otherwise=other)
 
         with DecodePool(media, cache.decode_workers, cache.decode_timeout_seconds) as pool:
-            for task, seen in zip(tasks, prefetch(pool.map(map(call, tasks)), self.size), strict=True):
-                try:
-                    if isinstance(seen, Exception):
-                        raise seen
-                    self._add(task, seen)
-                except (ClipError, InputError, IncompleteError) as error:
-                    self.writing.failed(task, error)
-            while self.waiting:
-                self._make_some()
+            looked_at = prefetch(pool.map(map(call, tasks)), self.size)
+            try:
+                for task, seen in zip(tasks, looked_at, strict=True):
+                    try:
+                        if isinstance(seen, Exception):
+                            raise seen
+                        self._add(task, seen)
+                    except (ClipError, InputError, IncompleteError) as error:
+                        self.writing.failed(task, error)
+                while self.waiting:
+                    self._make_some()
+            except BaseException:
+                pool.abandon()  # so that whoever closes it does not wait for a file
+                raise
+            finally:
+                looked_at.close()
 
     def _add(self, task: FilmTask, seen: Seen) -> None:
         film = Film(task.video, self.options.start, seen.rows, seen.seconds)
@@ -255,7 +262,7 @@ class _Writing:
         """``sound``: the waveform, or a wav that is removed afterwards. Waits where too many are waiting."""
         path = task.out if seen.picture is None else task.out.with_name(task.out.stem + seen.picture.suffix)
         film = MadeFilm(
-            task.name, path.relative_to(self.record.out).as_posix(), task.label, self.digest, seen.state,
+            task.asked, task.name, path.relative_to(self.record.out).as_posix(), task.label, self.digest, seen.state,
             seed=seed, score=score, seconds=seen.seconds,
         )  # fmt: skip
         if seen.note:
@@ -271,10 +278,8 @@ class _Writing:
     def failed(self, task: FilmTask, error: Exception) -> None:
         reason = str(error) if isinstance(error, MFMError) else f"{type(error).__name__}: {error}"
         self.made.failed[task.name] = reason
-        before = self.record.films.get(task.name)
-        if before is not None and self.record.is_ours(before):  # of another video, label or settings
-            (self.record.out / before.output).unlink(missing_ok=True)
-        self.record.add(MadeFilm(task.name, "", task.label, self.digest, reason=reason))
+        self.record.remove(task)  # what is there is of another video, label or settings
+        self.record.add(MadeFilm(task.asked, task.name, "", task.label, self.digest, reason=reason))
         self.on_film(1, 0.0)
 
     def _settle(self, most: int) -> None:
@@ -286,9 +291,7 @@ class _Writing:
             except ClipError as error:
                 self.failed(task, error)
             else:
-                before = self.record.films.get(task.name)
-                if before is not None and before.output != film.output and self.record.is_ours(before):
-                    (self.record.out / before.output).unlink(missing_ok=True)
+                self.record.remove(task, but=film.output)
                 self.record.add(film)
                 self.made.done.append(task.name)
                 self.made.seconds += film.seconds

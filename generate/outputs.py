@@ -104,7 +104,7 @@ def plan_output(
     for other in (output.sound, output.video):
         if other is not None and other != path:
             check_output(other, [video])
-            if not _made_here(other):
+            if not made_here(other):
                 raise WriteError(
                     f"cannot write {other}, which belongs to {path}: a file of this name is there that this program "
                     f"did not make. To go on: move it away, or choose another -o"
@@ -142,7 +142,7 @@ def _is_folder(path: Path) -> bool:
         raise write_error(path, error) from error
 
 
-def _made_here(path: Path) -> bool:
+def made_here(path: Path) -> bool:
     """Whether this program wrote the file (or none is there)."""
     if not path.exists():
         return True

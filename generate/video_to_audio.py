@@ -209,8 +209,7 @@ class VideoToAudio:
     ) -> Iterator[_Take]:
         if not isinstance(label, str):
             raise InputError(f"label is {label!r}, and must be text")
-        if type(candidates) is not int or candidates < 1:
-            raise InputError(f"{candidates!r} candidates: at least one is needed")
+        check_candidates(candidates)
         sampler = self._sampler(settings)
         first = sampler.preset.generation.seed
         film = self._film(Path(video), start, duration)
@@ -311,6 +310,12 @@ class VideoToAudio:
             self._judge = load_encoder("audiomae", preset=self.sampler.preset, device=self.device)
         heard = self._judge.encode(torch.from_numpy(windows))
         return torch.nn.functional.cosine_similarity(heard, tokens.float(), dim=-1).cpu()
+
+
+def check_candidates(candidates: int) -> None:
+    """Raise :class:`InputError` unless so many can be made."""
+    if type(candidates) is not int or candidates < 1:
+        raise InputError(f"{candidates!r} candidates: at least one is needed")
 
 
 def check_part(start: float, duration: float | None) -> None:
