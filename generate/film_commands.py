@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from generate.video_to_audio import VideoToAudio, check_candidates, check_part
 from pipeline.cluster import array_slice
 from pipeline.decoding import killable
 from pipeline.media import check_file
-from pipeline.resampling import check_rate
+from pipeline.media.resampling import check_rate
 from presets import Preset
 
 _NAMED = 10  # failed videos in the summary; the record has all of them
@@ -126,8 +127,8 @@ def folder_of_videos(
         {
             "videos": f"{len(made.done)} made, {len(made.skipped)} already there, {len(made.failed)} failed",
             **({"made again": f"{_some(made.changed)}: of another video, label or settings"} if made.changed else {}),
-            **{f"failed {name}": reason for name, reason in list(made.failed.items())[:_NAMED]},
-            **{f"left out {name}": reason for name, reason in list(plan.left_out.items())[:_NAMED]},
+            **({"failed": _lines(made.failed)} if made.failed else {}),
+            **({"left out": _lines(plan.left_out)} if plan.left_out else {}),
             **({"notes": f"{len(made.notes)} videos; {first}"} if first else {}),
             "mapper": named_mapper(source, settings),
             **({"sound": f"{made.seconds:.1f} s, {made.seconds / taken:.2f} s a second"} if made.done else {}),
@@ -150,6 +151,12 @@ def _check(options: FilmOptions, settings: Preset) -> None:
     check_audio(options.audio, options.gain)
     check_rate(options.rate)
     build_scheduler(settings.generation.scheduler, settings.audioldm2.scheduler)
+
+
+def _lines(reasons: Mapping[str, str]) -> str:
+    more = len(reasons) - _NAMED
+    lines = [f"{name}: {reason}" for name, reason in list(reasons.items())[:_NAMED]]
+    return "\n".join([*lines, *([f"and {more} more"] if more > 0 else [])])
 
 
 def _some(names: list[str], most: int = 3) -> str:

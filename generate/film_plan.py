@@ -50,7 +50,7 @@ def plan_folder(
     if table is not None:
         labels = labels_of_table(table, inside)
     else:
-        labels = labels_of_folders(inside) if label is None else Labels([label] * len(inside))
+        labels = labels_of_folders(folder, inside) if label is None else Labels([label] * len(inside))
     names = [f"{stem}{suffix}" for stem in output_stems(inside)]
     tasks = [
         FilmTask(path, below.as_posix(), its_label, out / below.parent / name, (below.parent / name).as_posix())

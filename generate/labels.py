@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 
 from common.errors import InputError
 from manifests.lists import read_text
-from manifests.manifest import label_of_folder
+from manifests.manifest import label_of_video
 from manifests.names import short_repr
 
 _NAMED = 10
@@ -26,9 +26,9 @@ class Labels:
     notes: list[str] = field(default_factory=list)
 
 
-def labels_of_folders(videos: Sequence[PurePath]) -> Labels:
-    """The name of the folder right above; ``videos`` are relative to the folder of all, where a video has none."""
-    return Labels([label_of_folder(video) for video in videos])
+def labels_of_folders(folder: Path, videos: Sequence[PurePath]) -> Labels:
+    """The name of the folder right above; ``videos`` are relative to ``folder``, directly in which a video has none."""
+    return Labels([label_of_video(folder / video, video) for video in videos])
 
 
 def labels_of_table(table: str | Path, videos: Sequence[PurePath]) -> Labels:

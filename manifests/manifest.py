@@ -216,20 +216,26 @@ def clips_from_folder(folder: str | Path, split: str = "train") -> FoundClips:
     inside = [path.relative_to(folder) for path in found.paths]
     clips = FoundClips(left_out=found.left_out)
     for path, below, clip_id in zip(found.paths, inside, ids_of_files(inside, VIDEO_SUFFIXES), strict=True):
-        in_tar = any(part.lower().endswith(".tar") for part in below.parts[:-1]) and not path.is_file()
-        parts = [part for part in below.parts[:-1] if not (in_tar and part.lower().endswith(".tar"))]
+        parts, _ = _folders_above(path, below)
         splits = [SPLIT_NAMES[part.lower()] for part in parts if part.lower() in SPLIT_NAMES]
         youtube_id, start = parse_clip_name(path.stem) or (path.stem, 0)
-        label = (label_of(path) if in_tar else "") or label_of_folder(PurePath(*parts, below.name))
-        its_split = splits[-1] if splits else split
+        label, its_split = label_of_video(path, below), splits[-1] if splits else split
         clips.append(Clip(clip_id, youtube_id, start, label, its_split, str(path.absolute())))
     return clips
 
 
-def label_of_folder(below: PurePath) -> str:
-    """The label that the folder right above a file gives; ``below``: the file's path below the folder of all."""
-    folder = below.parent.name
-    return "" if folder.lower() in SPLIT_NAMES else folder.replace("_", " ")
+def label_of_video(path: Path, below: PurePath) -> str:
+    """What lies beside a video in a tar says, else the folder right above; ``below``: its path below the folder of
+    all."""
+    parts, in_tar = _folders_above(path, below)
+    folder = parts[-1] if parts and parts[-1].lower() not in SPLIT_NAMES else ""
+    return (label_of(path) if in_tar else "") or folder.replace("_", " ")
+
+
+def _folders_above(path: Path, below: PurePath) -> tuple[list[str], bool]:
+    """The folders of a video without the tar that it lies in, and whether it lies in one."""
+    in_tar = any(part.lower().endswith(".tar") for part in below.parts[:-1]) and not path.is_file()
+    return [part for part in below.parts[:-1] if not (in_tar and part.lower().endswith(".tar"))], in_tar
 
 
 def _clips_from_list(listed: Sequence[ListedClip], videos: str | Path | None, notes: Sequence[str]) -> FoundClips:
