@@ -469,7 +469,7 @@ def test_the_films_own_sound(made, sampled):
         ("folder", ("--label", "x", "--labels", "x.csv"), "--label and --labels"),
         ("folder", ("--manifest", "m"), "--manifest is for a split"),
         ("folder", ("--rate", "44100"), "--rate is for .wav and .flac, and .mp4 files"),
-        ("video", ("--gain", "3"), "--gain is of the video's own sound, and --audio replace"),
+        ("video", ("--gain", "3"), "--gain is of the video's own sound, which --audio replace"),
         ("video", ("--audio", "mix", "-o", "x.wav"), "--audio mix is for videos, and .wav files"),
         ("split", ("--label", "x"), "--label is for one video or a folder of videos, and no video was named"),
         ("split", ("--start", "1"), "--start is for one video"),
