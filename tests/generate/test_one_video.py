@@ -171,7 +171,7 @@ def break_windows(monkeypatch, value, *broken):
     """The n-th waveforms that the model decodes have one value that is not finite."""
     from generate.audioldm2 import AudioLDM2
 
-    decode, seen = AudioLDM2.decode, [0]
+    decode, seen = AudioLDM2.decode_on_device, [0]
 
     def decode_broken(self, latents, samples, batch=4):
         waveforms = decode(self, latents, samples, batch).clone()
@@ -181,7 +181,7 @@ def break_windows(monkeypatch, value, *broken):
             seen[0] += 1
         return waveforms
 
-    monkeypatch.setattr(AudioLDM2, "decode", decode_broken)
+    monkeypatch.setattr(AudioLDM2, "decode_on_device", decode_broken)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -228,8 +228,7 @@ def test_when_the_picture_fails_the_sound_is_kept(generate, clip, tmp_path, monk
     def full(*arguments):
         raise WriteError("cannot write o.mp4: the disk is full")
 
-    generate(clip, "-o", tmp_path / "before.wav")  # everything else that calls it is imported by now
-    monkeypatch.setattr("pipeline.decoding.killable", lambda *arguments, **options: full())
+    monkeypatch.setattr("generate.film_commands.killable", lambda *arguments, **options: full())
     text = generate(clip, "-o", tmp_path / "o.mp4", code=6)
     assert f"the sound is kept: {tmp_path / 'o.wav'}" in text
     assert len(read_wav(tmp_path / "o.wav")[0]) == 16_000
