@@ -247,11 +247,11 @@ def inspect(shard: Annotated[Path, typer.Argument(help="one .h5 or .tar shard")]
     import json
 
     from common.errors import CacheError, InputError
-    from pipeline.cache.store import formats
+    from pipeline.cache.store import FORMATS
 
     if not shard.is_file():
         raise InputError(f"{shard} does not exist")
-    kind = next((kind() for kind in formats().values() if shard.name.endswith(kind.suffix)), None)
+    kind = next((kind() for kind in FORMATS.values() if shard.name.endswith(kind.suffix)), None)
     if kind is None:
         raise InputError(f"{shard} is no shard: its name ends in none of the known suffixes")
     try:

@@ -19,7 +19,8 @@ from common.errors import CacheError, ClipError, DeviceMemoryError, FailureRateE
 from manifests.manifest import Clip, Manifest
 from pipeline.cache.claims import Claims
 from pipeline.cache.selection import clips_digest, keep_manifest
-from pipeline.cache.store import Quarantined, ShardContent, Store, differing_identity
+from pipeline.cache.shard import Quarantined, ShardContent, differing_identity
+from pipeline.cache.store import Store
 from pipeline.decoding import DecodePool, Job, prefetch
 from pipeline.encoders import check_weights, load_encoder
 from pipeline.encoders.base import Encoder, Precision

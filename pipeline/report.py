@@ -14,7 +14,8 @@ from common.errors import CacheError
 from manifests.manifest import Manifest
 from pipeline.cache.claims import Claims
 from pipeline.cache.selection import Selection, clips_digest
-from pipeline.cache.store import ShardHeader, Store
+from pipeline.cache.shard import ShardHeader
+from pipeline.cache.store import Store
 from presets.encoders import reads
 
 STATES = ("done", "running", "failed", "missing", "stale", "ignored")

@@ -9,7 +9,7 @@ import numpy as np
 
 from manifests.manifest import Clip
 from pipeline.cache.selection import clips_digest
-from pipeline.cache.store import Quarantined, ShardContent
+from pipeline.cache.shard import Quarantined, ShardContent
 from pipeline.sources import SourceFile
 
 

@@ -161,7 +161,9 @@ class StreamData:
     """Shard by shard through a shuffle buffer, for caches larger than the memory.
 
     Every process reads every shard and keeps its own rows, so that the global batches are the same whatever the
-    number of processes.
+    number of processes. Tars are read with webdataset's pipeline (:mod:`pipeline.cache.webdataset`); its shuffles and
+    splits by process are not used: they give each process shards of its own, so the batches would depend on how many
+    there are, know nothing of a clip that stands in one tar a stage, and give other batches than the cache in memory.
     """
 
     def __init__(self, store: Store, stages: Sequence[str], device: str | torch.device, buffer: int = BUFFER):

@@ -1,8 +1,10 @@
 """Cached features: one file a stage and shard, complete or absent, saying what made it."""
 
+from pipeline.cache.convert import convert
 from pipeline.cache.join import Joined, join
 from pipeline.cache.selection import Selection, cache_manifest, keep_manifest
-from pipeline.cache.store import Quarantined, ShardContent, ShardHeader, Store, convert, open_store
+from pipeline.cache.shard import Quarantined, ShardContent, ShardHeader
+from pipeline.cache.store import Store, open_store
 
 __all__ = [
     "Joined",

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.cache.store import ShardContent, ShardHeader
+from pipeline.cache.shard import ShardContent, ShardHeader
 
 # We do not compress; somebody who repacks a shard may. What expands more is no shard.
 _MOST_EXPANDED = 100

@@ -16,7 +16,8 @@ import numpy as np
 
 from common.errors import CacheError, InputError
 from manifests.manifest import Clip, Manifest, decode_manifest, encode_manifest
-from pipeline.cache.store import ShardHeader, Store, differing_identity, other_format, rows_digest
+from pipeline.cache.shard import ShardHeader, differing_identity, rows_digest
+from pipeline.cache.store import Store, other_format
 from presets.encoders import reads
 
 MANIFEST = "manifest.parquet"

@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import os
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import CacheError, WriteError
-from pipeline.cache import Quarantined, ShardContent, ShardHeader, convert, open_store
-from pipeline.cache.store import formats
+from pipeline.cache import Quarantined, ShardContent, ShardHeader, convert, join, open_store
+from pipeline.cache.store import FORMATS as PARTS
+from pipeline.cache.store import other_format
 from tests.recipe import GOLDEN
 
 FORMATS = ["hdf5", "webdataset"]
@@ -171,7 +173,7 @@ def test_headers_alone_are_covered(store, field):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_shards_of_older_versions_are_read(kind):
     """Golden files, written before the header had a version: no file states, no checksum of the header alone."""
-    form = formats()[kind]()
+    form = PARTS[kind]()
     path = GOLDEN / "shards" / f"version1{form.suffix}"
     read, header = form.decode(path), form.decode_header(path)
     assert read.clip_ids == ("a.b", "c/d", "ü")
@@ -285,6 +287,70 @@ def test_conversion_there_and_back_is_bit_exact(tmp_path, rows):
     assert first.path("cavp", 0).read_bytes() == back.path("cavp", 0).read_bytes()
 
 
+def write_plainly(path, shard, header_first=True, **more):
+    """The shard as a user of webdataset writes it: its defaults, this machine's time, other members ``more``."""
+    header = {"__key__": "__header__/header", "json": {"header": shard.header.to_json(), "arrays": {}}}
+    header["json"]["arrays"] = {name: [a.dtype.str, list(a.shape[1:])] for name, a in shard.arrays.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with webdataset.TarWriter(str(path)) as tar:
+        if header_first:
+            tar.write(header)
+        for row, clip_id in enumerate(shard.clip_ids):
+            about = {"clip_id": clip_id, "label": shard.labels[row], "split": shard.splits[row]}
+            arrays = {f"{name}.npy": array[row] for name, array in shard.arrays.items()}
+            tar.write({"__key__": clip_id, "json": about, **arrays, **more})
+        if not header_first:
+            tar.write(header)
+
+
+@pytest.mark.parametrize("header_first", [True, False])
+def test_shards_that_plain_webdataset_wrote_are_read(tmp_path, header_first):
+    """Several arrays, members in its order, its user, mode and time; the header where a stream can have it."""
+    store = open_store(tmp_path, "webdataset")
+    record = Quarantined("gone", "cavp", "unreadable", "broken", "/v/gone.mp4")
+    lengths = np.arange(5, dtype=np.int32)
+    shard = replace(content(5), left_out=(record,), files={"gone": "1-2-3"})
+    shard = replace(shard, arrays={**shard.arrays, "lengths": lengths})
+    write_plainly(store.path("cavp", 0), shard, header_first)
+    read = store.read("cavp", 0)
+    assert (read.clip_ids, read.labels, read.left_out, read.files) == (
+        shard.clip_ids, shard.labels, shard.left_out, shard.files,
+    )  # fmt: skip
+    np.testing.assert_array_equal(read.features, shard.features)
+    np.testing.assert_array_equal(read.arrays["lengths"], lengths)
+    assert store.header("cavp", 0) == shard.header
+
+
+@pytest.mark.parametrize("fault", ["compressed", "pickle", "no header", "array missing", "cut"])
+def test_tars_that_are_no_shards(tmp_path, fault, monkeypatch):
+    """No pickle of a tar that somebody sends is loaded, and nothing expands without end."""
+    monkeypatch.setattr("pickle.loads", lambda *_, **__: pytest.fail("a pickle was loaded"))
+    store = open_store(tmp_path, "webdataset")
+    path = store.path("cavp", 0)
+    write_plainly(path, content(2), **({"more.pyd": [1]} if fault == "pickle" else {}))
+    if fault == "no header":
+        rewrite(path, lambda name, data: None if name.startswith("_") else data)
+    elif fault == "array missing":
+        rewrite(path, lambda name, data: None if name == "clip1.features.npy" else data)
+    elif fault == "cut":
+        path.write_bytes(path.read_bytes()[:4000])
+    elif fault == "compressed":
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    said = {
+        "compressed": "ReadError", "pickle": r"clip0\.more\.pyd does not belong", "no header": "no __header__/header",
+        "array missing": r"no 'features\.npy'", "cut": "end of data",
+    }  # fmt: skip
+    with pytest.raises(CacheError, match=rf"shard-00000\.tar is damaged .*{said[fault]}"):
+        store.read("cavp", 0)
+
+
+def test_the_same_content_is_the_same_file_whoever_wrote_it():
+    """As versions before wrote it through ``tarfile``, byte for byte."""
+    path = GOLDEN / "before_house" / "cache_webdataset" / "cavp" / "shard-00001.tar"
+    form = PARTS["webdataset"]()
+    assert bytes(form.encode(form.decode(path))) == path.read_bytes()
+
+
 def test_webdataset_reads_our_shards_with_its_own_code(tmp_path):
     store = open_store(tmp_path, "webdataset")
     odd = ShardContent(
@@ -301,7 +367,7 @@ def test_webdataset_reads_our_shards_with_its_own_code(tmp_path):
 @given(st.lists(st.text(min_size=1, max_size=12), unique=True, max_size=6), st.sampled_from(FORMATS))
 @settings(max_examples=40)
 def test_any_clip_ids_survive(ids, name):
-    kind = formats()[name]()
+    kind = PARTS[name]()
     rows = tuple(i.encode("utf-8", "ignore").decode() for i in ids)
     written = ShardContent(rows, rows, rows, {"a": 1}, {"features": np.arange(len(rows) * 2.0).reshape(-1, 2)})
     read = kind.decode(bytes(kind.encode(written)))
@@ -320,6 +386,37 @@ def test_object_storage_through_fsspec(kind):
         store.read("cavp", 3)
     with pytest.raises(CacheError, match="does not exist"):
         store.read("cavp", 4)
+
+
+class NpzFormat:
+    """A format that the project does not have, as docs/adding.md says: three methods, and a line in the registry."""
+
+    name, suffix = "npz", ".npz"
+
+    def encode(self, shard):
+        image = io.BytesIO()
+        np.savez(image, header=np.array(shard.header.to_json()), **shard.arrays)
+        return image.getbuffer()
+
+    def decode_header(self, source):
+        return self.decode(source).header
+
+    def decode(self, source):
+        with np.load(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            arrays = {name: file[name] for name in file.files}
+        return ShardContent.of(ShardHeader.from_json(str(arrays.pop("header"))), arrays)
+
+
+@pytest.mark.parametrize("root", ["{}", "memory://{}"])
+def test_a_new_format(tmp_path, monkeypatch, root):
+    monkeypatch.setattr(PARTS, "_places", {**PARTS._places, "npz": NpzFormat})
+    here = GOLDEN / "before_house" / "cache"
+    target = open_store(root.format(tmp_path / "npz"), "npz")
+    assert convert(open_store(here), target) == 10
+    first, then = (join(store, ["cavp", "timechat", "audiomae"]) for store in (open_store(here), target))
+    assert (first.clip_ids, first.left_out, first.provenance) == (then.clip_ids, then.left_out, then.provenance)
+    assert all((first.arrays[name] == then.arrays[name]).all() for name in first.arrays)
+    assert "holds npz shards" in other_format(open_store(target.root))
 
 
 def test_unknown_format(tmp_path):

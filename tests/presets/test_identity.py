@@ -13,7 +13,7 @@ from common.errors import CacheError
 from generate.records import prepare_folder
 from generate.sampling import Sampler
 from pipeline.cache import join, open_store
-from pipeline.cache.store import differing_identity
+from pipeline.cache.shard import differing_identity
 from pipeline.stages import fingerprint
 from presets import config, load_preset
 from presets.checks import STRICT, fields_of
