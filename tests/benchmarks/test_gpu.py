@@ -90,6 +90,7 @@ def test_the_command(tmp_path):
     assert {row["status"] for row in values["sections"].values()} == {"done"}
     made = {name: set(row["results"]) for name, row in values["sections"].items()}
     assert {"batch 1", "batch 2", "batch 1, compiled", "batch 2, compiled"} <= made["generate"]
+    assert {"batch 1 filled up to 2, compiled", "batches of 2, compiled"} <= made["generate"]
     assert {"all stages", "cavp", "cavp, compiled"} <= made["extract"]
     assert {"ours", "with peers"} <= made["train"]
     assert all(math.isfinite(number) for number in numbers(values["sections"]))

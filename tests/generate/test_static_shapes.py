@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,6 +65,19 @@ def test_no_batch_is_compiled_again(sampler, monkeypatch):
         assert np.array_equal(first, again[:2])
     assert np.abs(plain).max() > 1e-3
     assert np.abs(again - plain).max() < 1e-5
+
+
+@pytest.mark.parametrize(("device", "mode"), [("cuda", "reduce-overhead"), ("cpu", None), ("mps", None)])
+def test_compiled_on_cuda_it_is_cuda_graphs(device, mode):
+    asked = {}
+    unet = SimpleNamespace(
+        parameters=lambda: iter([SimpleNamespace(device=torch.device(device))]), compile=asked.update
+    )
+    model = audioldm2.AudioLDM2(unet, None, None, None, None, None, "")
+    assert model.static_shapes == (device != "cpu")
+    model.compile()
+    assert asked == {"dynamic": False, **({"mode": mode} if mode else {})}
+    assert model.static_shapes
 
 
 @pytest.mark.parametrize(("tokens", "length"), [(1, 16), (16, 16), (17, 32), (30, 32), (33, 64)])
