@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,7 @@ def page(
     preset: PresetOption = "micro",
     run: Annotated[str | None, typer.Option(help="folder of a training run; default: the preset's own mapper")] = None,
     host: Annotated[str, typer.Option(help="whom to answer: 0.0.0.0 answers everybody on the network")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="default: the first free one from 7860 on")] = None,
+    port: Annotated[int | None, typer.Option(help="default: the first free one from 7860 on", min=1, max=65535)] = None,
     max_megabytes: Annotated[float, typer.Option(help="larger films are refused", min=0.001)] = 200.0,
     max_seconds: Annotated[float, typer.Option(help="longer films are refused", min=0.1)] = 60.0,
     examples: Annotated[int, typer.Option(help="how many films to try", min=0)] = 6,
@@ -35,6 +36,7 @@ def page(
 
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs gradio, which is not installed: run make setup, or pip install -e '.[app]'")
+    _check_address(host, port)
     from common.runtime import choose_device, quiet_libraries
     from presets import load_preset
 
@@ -110,6 +112,22 @@ def serve(
         finally:
             maker.close()
             blocks.close(verbose=False)
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Raise :class:`InputError` where nothing can be served, before the models are loaded: gradio would wait."""
+    from common.errors import InputError
+
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        where = "any port" if port is None else f"port {port}"
+        raise InputError(
+            f"cannot serve on {host}, {where}: {error}. To go on: choose another --host or --port"
+        ) from None
 
 
 def _stay_here(files: Path, host: str) -> None:

@@ -1,5 +1,7 @@
 """The page without a browser: errors are sentences, and what it offers works."""
 
+import socket
+
 import gradio as gr
 import numpy as np
 import pytest
@@ -57,6 +59,15 @@ def test_one_thing_at_a_time_for_a_bounded_queue(maker, tmp_path):
 def test_no_font_comes_from_elsewhere():
     assert "https://" not in theme()._get_theme_css()
     assert not theme()._stylesheets
+
+
+def test_where_nothing_can_be_served_is_said_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = run_here("app", "--port", port, code=4)
+        assert f"cannot serve on 127.0.0.1, port {port}: " in said
+        assert "choose another --host or --port" in said
+    assert "cannot serve on nowhere.invalid, any port" in run_here("app", "--host", "nowhere.invalid", code=4)
 
 
 def test_without_gradio_the_command_says_how_to_get_it(monkeypatch):
