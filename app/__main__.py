@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import socket
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from common.console import PresetOption, command, out, progress, shown
+from common.console import PresetOption, command, out, progress
 from presets import Preset
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PORTS = range(7860, 7960)
 
 
 @app.command()
@@ -36,7 +41,7 @@ def page(
 
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs gradio, which is not installed: run make setup, or pip install -e '.[app]'")
-    _check_address(host, port)
+    listening = listen(host, port)  # before the models are loaded
     from common.runtime import choose_device, quiet_libraries
     from presets import load_preset
 
@@ -44,15 +49,38 @@ def page(
     settings = load_preset(preset, assignments)
     if settings.note:
         out.print(f"note: {settings.note}")
-    serve(settings, run, choose_device(device), host, port, max_megabytes, max_seconds, examples)
+    serve(settings, run, choose_device(device), listening, max_megabytes, max_seconds, examples)
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """A socket on ``port``, or on the first free one from 7860 on; raises :class:`InputError`."""
+    from common.errors import InputError
+
+    fault: Exception | None = None
+    for number in PORTS if port is None else (port,):
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
+            return socket.create_server(address[:2], family=family)
+        except (OSError, UnicodeError) as error:
+            fault = error
+            if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+                break
+    where = f"port {port}" if port is not None else f"any port from {PORTS[0]} to {PORTS[-1]}"
+    raise InputError(f"cannot serve on {host}, {where}: {fault}. To go on: choose another --host or --port")
+
+
+def address_of(listening: socket.socket) -> str:
+    """Where a browser on this machine finds it."""
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def serve(
     settings: Preset,
     run: str | None,
     device: str,
-    host: str,
-    port: int | None,
+    listening: socket.socket,
     max_megabytes: float,
     max_seconds: float,
     examples: int,
@@ -61,83 +89,55 @@ def serve(
     from app.examples import examples as films
     from app.making import MEGABYTE, Limits, Maker
     from app.place import Place
-    from common.errors import InputError
     from generate.video_to_audio import VideoToAudio
 
     model = VideoToAudio.from_pretrained(None if run is None else Path(run) / "mapper", settings, device)
     with Place() as place:
-        _stay_here(place.files, host)
-        import gradio as gr
-
-        from app.page import CSS, HEAD, build_page, theme
+        # Settings that gradio takes from the environment alone: its folder, and no question to the internet.
+        os.environ["GRADIO_TEMP_DIR"] = str(place.files)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        from app.page import application, build_page
 
         shipped = settings.weights.source == "shipped"
         to_try: list[tuple[Path, str]] = []
         with progress() as bar:
-            task = bar.add_task("examples", total=examples, note="")
+            task = bar.add_task("examples", total=examples if shipped else 0, note="")
             for film in films(place.examples, examples) if shipped else ():
                 to_try.append(film)
                 bar.update(task, advance=1, note=film[1])
-        gr.set_static_paths([str(path) for path, _ in to_try])
         maker = Maker(model, place, Limits(max_megabytes, max_seconds))
-        blocks = build_page(maker, to_try, CLASSES if shipped else ())
+        page = build_page(maker, to_try, CLASSES if shipped else ())
         try:
-            _, address, _ = blocks.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                max_file_size=round(max_megabytes * MEGABYTE),
-                prevent_thread_lock=True,
-                quiet=True,
-                ssr_mode=False,
-                mcp_server=False,
-                pwa=False,
-                run_history=False,
-                enable_monitoring=False,
-                footer_links=[],
-                theme=theme(),
-                css=CSS,
-                head=HEAD,
-            )
-        except OSError as error:
-            where = f"port {port}" if port is not None else "any port from 7860 on"
-            raise InputError(f"cannot serve on {host}, {where}: {error}. To go on: choose another --port") from None
-        try:
-            if host not in LOOPBACK:
-                out.print("note: everybody who reaches this machine can use this page, and see nothing of each other")
-            out.print(f"the page is at {shown(address)} (Ctrl-C ends it, and removes what was uploaded and made)")
-            threading.Event().wait()
+            with running(application(page, round(max_megabytes * MEGABYTE)), listening):
+                if not ip_address(listening.getsockname()[0]).is_loopback:
+                    out.print("note: whoever reaches this machine can use this page")
+                out.print(
+                    f"the page is at {address_of(listening)} (Ctrl-C ends it, and removes what was uploaded and made)"
+                )
+                try:
+                    threading.Event().wait()
+                finally:
+                    maker.close()
         except KeyboardInterrupt:  # also SIGTERM: the ends that a page has
             out.print("closed; what was uploaded and made is removed")
-        finally:
-            maker.close()
-            blocks.close(verbose=False)
 
 
-def _check_address(host: str, port: int | None) -> None:
-    """Raise :class:`InputError` where nothing can be served, before the models are loaded: gradio would wait."""
-    from common.errors import InputError
+@contextmanager
+def running(application: Any, listening: socket.socket) -> Iterator[None]:
+    """Serve in a thread of its own, so that signals are for this one."""
+    import uvicorn
 
+    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, OverflowError, UnicodeError) as error:
-        where = "any port" if port is None else f"port {port}"
-        raise InputError(
-            f"cannot serve on {host}, {where}: {error}. To go on: choose another --host or --port"
-        ) from None
-
-
-def _stay_here(files: Path, host: str) -> None:
-    """Settings that gradio takes from the environment only: its folder, and no question to the internet."""
-    os.environ["GRADIO_TEMP_DIR"] = str(files)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    # gradio asks its own address whether it is there, and a proxy would know nothing of it.
-    for name in ("no_proxy", "NO_PROXY"):
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), *LOOPBACK, host]))
+        while not server.started and thread.is_alive():
+            time.sleep(0.02)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any, TypeVar
 
 import gradio as gr
+from fastapi import FastAPI
 
 from app.making import MOST_CANDIDATES, MOST_LETTERS, MOST_STEPS, Maker, Request, StoppedError
 from common.errors import MFMError
@@ -76,6 +77,7 @@ def theme() -> gr.themes.Base:
 def build_page(maker: Maker, examples: Sequence[tuple[Path, str]], classes: Sequence[str] = ()) -> gr.Blocks:
     """The page. ``examples``: films with their labels; ``classes``: the only labels that the models know, if so."""
     generation = maker.preset.generation
+    gr.set_static_paths([str(path) for path, _ in examples])
     stops: dict[str, Event] = {}  # of what is made now, by session
 
     def check(video: str | None) -> None:
@@ -210,6 +212,26 @@ def build_page(maker: Maker, examples: Sequence[tuple[Path, str]], classes: Sequ
         page.unload(leave)
     page.queue(max_size=QUEUE)
     return page
+
+
+def application(page: gr.Blocks, most_bytes: int) -> FastAPI:
+    """What a server runs. ``gradio``'s own ``launch`` asks its own address first, which a proxy or a slow machine
+    answers wrongly."""
+    return gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),  # they would load from elsewhere
+        page,
+        path="",
+        max_file_size=most_bytes,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        run_history=False,
+        enable_monitoring=False,
+        footer_links=[],
+        theme=theme(),
+        css=CSS,
+        head=HEAD,
+    )
 
 
 def usable_schedulers(maker: Maker) -> list[str]:

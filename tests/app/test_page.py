@@ -67,7 +67,7 @@ def test_where_nothing_can_be_served_is_said_at_once():
         said = run_here("app", "--port", port, code=4)
         assert f"cannot serve on 127.0.0.1, port {port}: " in said
         assert "choose another --host or --port" in said
-    assert "cannot serve on nowhere.invalid, any port" in run_here("app", "--host", "nowhere.invalid", code=4)
+    assert "cannot serve on nowhere.invalid, any port from 7860" in run_here("app", "--host", "nowhere.invalid", code=4)
 
 
 def test_without_gradio_the_command_says_how_to_get_it(monkeypatch):
