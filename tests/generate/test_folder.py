@@ -10,15 +10,18 @@ import sys
 import tarfile
 import time
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import av
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from common.errors import InputError
+from generate.__main__ import app
 from generate.film_plan import output_stems
 from generate.labels import labels_of_table
+from generate.mappers import mapper_source
 from generate.sampling import Sampler
 from generate.video_to_audio import VideoToAudio
 from manifests.folders import MADE_FILMS, find_videos
@@ -28,6 +31,7 @@ from tests.commands import ROOT, run
 from tests.generate.test_mux import make_picture, sound_of
 from tests.media_factory import make_media
 from tests.tiny import TINY
+from trainer.registry import shipped_mapper
 
 SMALL = ("--set", "media.frame_size=56")
 
@@ -500,3 +504,41 @@ def test_flags_that_do_not_go_together(generate, videos, sampled, tmp_path, kind
 def test_values_that_cannot_be(generate, videos, sampled, tmp_path, flags, code, says):
     assert says in generate(videos("a.mp4"), "-o", tmp_path / "out", *flags, code=code)
     assert not (tmp_path / "out").exists()
+
+
+# --- the mapper ----------------------------------------------------------------------------------------
+
+
+class TestMapper:
+    def test_without_a_run_the_one_that_ships(self, clip, tmp_path, monkeypatch):
+        """Nothing is trained and nothing is given but the film."""
+        monkeypatch.undo()  # the models of micro
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.chdir(tmp_path)
+        result = CliRunner().invoke(app, [str(clip), "-o", "out.mp4", "--steps", "2", "--device", "cpu"])
+        assert result.exit_code == 0, result.output
+        assert "the one that ships with preset micro" in result.output
+        assert np.abs(sound_of(tmp_path / "out.mp4")).max() > 0.003
+
+    def test_where_none_ships_it_is_said_before_anything_is_loaded(self, clip, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        result = CliRunner().invoke(app, [str(clip), "-o", "out.mp4", "--preset", "paper", "--device", "cpu"])
+        assert result.exit_code == 5
+        assert "no trained mapper ships with the preset 'paper'" in result.output
+        assert all(word in result.output for word in ("make train", "the hub", "--run"))
+
+    def test_the_run_of_the_preset_comes_first_for_a_split(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        micro, paper = load_preset("micro"), load_preset("paper")
+        shipped = shipped_mapper(micro)
+        assert [mapper_source(None, micro, split=split) for split in (True, False)] == [shipped, shipped]
+        for name in ("micro", "paper"):
+            (tmp_path / "runs" / name / "mapper").mkdir(parents=True)
+        assert mapper_source(None, micro, split=True) == Path("runs/micro")
+        assert mapper_source(None, micro, split=False) == shipped
+        assert mapper_source(None, paper, split=False) == Path("runs/paper")
+        assert mapper_source("me/mapper", micro, split=True) == "me/mapper"
+
+    def test_a_bucket_is_no_run(self, clip, tmp_path):
+        result = CliRunner().invoke(app, [str(clip), "-o", str(tmp_path / "o.mp4"), "--run", "s3://bucket/run"])
+        assert (result.exit_code, "must be local" in result.output) == (4, True)
