@@ -102,7 +102,7 @@ def study(
     rows = {
         name: ", ".join(f"{k} {v[0]:.3f}" for k, v in values.items()) for name, values in results["figures"].items()
     }
-    if results["curve"]:
+    if results["curve"] and results["curve"]["cheapest"]:
         rows["cheapest as good as " + results["curve"]["points"][0]["name"]] = results["curve"]["cheapest"]
     minutes = f"{results['seconds_of_last_call'] / 60:.0f}"
     summary("study", {**rows, "minutes of this call": minutes, "written to": folder / "study.md"})
@@ -136,9 +136,9 @@ def curve(
         + ", ".join(f"{name} {value[0]:.3f}" for name, value in point["figures"].items())
         for point in results["points"]
     }
-    first = results["points"][0]["name"]
-    page = (output or folder) / "curve.md"
-    summary("curve", {**rows, f"cheapest as good as {first}": results["cheapest"], "written to": page})
+    if results["cheapest"]:
+        rows["cheapest as good as " + results["points"][0]["name"]] = results["cheapest"]
+    summary("curve", {**rows, "written to": (output or folder) / "curve.md"})
 
 
 @app.command()

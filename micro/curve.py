@@ -171,7 +171,7 @@ def measure_curve(study: Study, folder: Path, points: Sequence[Point]) -> dict[s
         "clips with events": sum(bool(scene.onsets) for scene in judge.scenes),
         "seeds": study.seeds,
         "points": rows,
-        "cheapest": cheapest(rows),
+        "cheapest": cheapest(rows) if study.seeds > 1 else None,  # of one mapper there is no spread
     }
 
 

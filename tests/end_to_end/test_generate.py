@@ -174,7 +174,7 @@ def test_the_option_fast(trained, tmp_path):
     fast = load_preset("micro,fast").generation
     run_here(
         "generate", "--cache", trained / "cache", "--run", trained / "run", "-o", tmp_path / "out",
-        "--preset", f"{TINY},fast",
+        "--preset", f"{TINY},fast", "--task-id", 0, "--num-tasks", 4,
     )  # fmt: skip
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert (settings["scheduler"], settings["steps"]) == (fast.scheduler, fast.steps)
