@@ -65,13 +65,13 @@ status: $(INSTALLED) ## what CACHE holds: stages by shards, clips, bytes, time l
 train: $(INSTALLED) ## CACHE -> a trained mapper in RUN
 	$(BIN)/python -m trainer --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --format $(call quoted,FORMAT) $(ARGS)
 
-generate: $(INSTALLED) ## CACHE and RUN -> wav, mp4, pictures and a page in OUT
+generate: $(INSTALLED) ## CACHE and RUN -> wav of a split and a page in OUT; ARGS="--mp4 all": videos of all clips
 	$(BIN)/python -m generate --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --out $(call quoted,OUT) --format $(call quoted,FORMAT) $(ARGS)
 
 app: $(INSTALLED) ## a page in the browser: a film in, the film with its sound out (RUN: another mapper than the preset's)
 	$(BIN)/python -m app --preset $(call quoted,PRESET) $(if $(filter-out file,$(origin RUN)),--run $(call quoted,RUN)) $(ARGS)
 
-evaluate: $(INSTALLED) ## OUT against REFERENCE (default: OUT/truth) -> the paper's metrics as JSON, Markdown and a page
+evaluate: $(INSTALLED) ## OUT against REFERENCE (default: the clips' own videos) -> the paper's metrics as JSON, Markdown and a page
 	$(BIN)/python -m evaluation --preset $(call quoted,PRESET) --out $(call quoted,OUT) $(if $(REFERENCE),--reference $(call quoted,REFERENCE)) $(ARGS)
 
 study: $(INSTALLED) ## Tables 2 and 3, Figure 3 and the cost of sampling at micro scale, in runs/study

@@ -38,7 +38,10 @@ BatchOption = Annotated[int | None, typer.Option(min=1, help="clips at a time; d
 def evaluate(
     output: Annotated[Path, typer.Option("--out", help="what make generate wrote, or a folder of wav by clip id")],
     reference: Annotated[
-        Path | None, typer.Option(help="true sound by clip id, or a folder of feature files; default: OUT/truth")
+        Path | None,
+        typer.Option(
+            help="true sound by clip id, or a folder of feature files; default: the videos that OUT/made.parquet names"
+        ),
     ] = None,
     preset: PresetOption = "micro",
     networks: Annotated[
@@ -49,7 +52,7 @@ def evaluate(
         Path | None, typer.Option(help="feature files of the reference; default: REFERENCE if it has some, else in OUT")
     ] = None,
     videos: Annotated[
-        Path | None, typer.Option(help="videos by clip id, for networks that look at them; default: OUT/mp4")
+        Path | None, typer.Option(help="videos by clip id, for networks that look at them; default: as the reference")
     ] = None,
     texts: Annotated[
         Path | None,
@@ -71,6 +74,8 @@ def evaluate(
     from evaluation.networks.clap import CLAP
     from evaluation.report import columns, table, title, write_report
     from evaluation.texts import read_texts
+    from generate.clip_files import file_of
+    from generate.records import read_made
     from presets import load_preset
 
     quiet_libraries()
@@ -79,10 +84,20 @@ def evaluate(
         raise InputError(f"{output} is not a folder: make generate writes one, or give a folder of wav files")
     check_folder(output)
     generated = next((output / name for name in ("wav_8s", "wav") if (output / name).is_dir()), output)
-    reference = reference or output / "truth"
-    if not reference.is_dir():
+    made = read_made(output)  # files of clips that are no longer listed are left alone
+    clips = sources = media = None
+    if made is not None:
+        there = frozenset(
+            c for c in made.clip_ids if not (output / "wav").is_dir() or file_of(output, "wav", c).is_file()
+        )
+        clips, media = there, made.media
+        if made.sources is not None:
+            sources = {c: path for c, path in made.sources.items() if c in there}
+    own, from_sources = reference is None, reference is None and sources is not None
+    reference = reference or output / ("sources" if from_sources else "truth")
+    if not from_sources and not reference.is_dir():
         raise InputError(f"the reference {reference} is not a folder; give one with --reference (REFERENCE=...)")
-    if videos is None and (output / "mp4").is_dir():
+    if videos is None and sources is None and (output / "mp4").is_dir():
         videos = output / "mp4"
     if texts is None and (output / "made.parquet").is_file():
         texts = output / "made.parquet"
@@ -99,11 +114,23 @@ def evaluate(
         result = run(
             settings,
             names,
-            Side(generated, cache or output / "features"),
-            Side(reference, reference_cache or reference_features(output, reference), videos, said),
+            Side(generated, cache or output / "features", clips=clips),
+            Side(
+                reference,
+                reference_cache or reference_features(output, reference),
+                videos,
+                said,
+                clips if own else None,
+                sources,
+                media,
+                from_sources,
+            ),
             _work(settings, device, workers, batch, bar),
         )
-    about = {"preset": settings.name, "generated": str(output), "reference": str(reference)}
+    if made is not None and clips is not None:  # a part of the job says that it is one
+        result.missing = sorted({*result.missing, *made.clip_ids} - (clips - set(result.missing)))
+    truth = "the clips' own videos" if from_sources else str(reference)
+    about = {"preset": settings.name, "generated": str(output), "reference": truth}
     paths = write_report(result, output, about)
     header, body = table(result)
     for name, reason in result.skipped.items():

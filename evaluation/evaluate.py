@@ -19,6 +19,7 @@ from evaluation.reading import Reading
 from evaluation.scores import METRICS, Features, Metric
 from manifests.folders import VIDEO_SUFFIXES
 from presets import Preset
+from presets.config import MediaConfig
 
 _RESAMPLES, _CONFIDENCE, _SEED = 1000, 0.95, 0
 # What one network or one metric can break without breaking the report.
@@ -69,13 +70,29 @@ def confidence_interval(values: np.ndarray) -> tuple[float, float]:
 class Side:
     """Where one side's sound, its videos (for networks that look at them) and its feature files are.
 
-    ``texts``: what is said of each clip, for networks that read.
+    ``texts``: what is said of each clip, for networks that read. ``clips``: those that count, where files of others
+    may lie there, too (None: all). ``sources``: the clips' own videos; their picture is taken where there are no
+    ``videos``, and with ``sound_of_sources`` their sound, as ``media`` decodes it, instead of ``sounds``.
     """
 
     sounds: Path
     features: Path
     videos: Path | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
+    clips: frozenset[str] | None = None
+    sources: Mapping[str, Path] | None = None
+    media: MediaConfig | None = None
+    sound_of_sources: bool = False
+
+    def files(self, video: bool = False) -> tuple[dict[str, Path], MediaConfig | None]:
+        """The files of sound or picture by clip id; and how the true sound is decoded where they are sources."""
+        if self.sources is not None and (self.videos is None if video else self.sound_of_sources):
+            found, media = dict(self.sources), self.media
+        elif video:  # videos may carry the generated sound: nothing but the picture is taken from them
+            found, media = find_files(self.videos or self.sounds, VIDEO_SUFFIXES), None
+        else:
+            found, media = find_files(self.sounds), None
+        return {c: path for c, path in found.items() if self.clips is None or c in self.clips}, media
 
 
 @dataclass(frozen=True)
@@ -132,7 +149,7 @@ def _match(sides: Mapping[str, Side], ready: Mapping[str, Mapping[str, Features]
             result.excluded |= {f"{clip_id} ({side})": reason for clip_id, reason in found.excluded.items()}
         ids[side] = {clip_id for found in features for cache in found.caches.values() for clip_id in cache}
         if not ready:
-            ids[side] = set(find_files(where.sounds))
+            ids[side] = set(where.files()[0])
     if empty := [f"{where.sounds} ({side})" for side, where in sides.items() if not ids[side]]:
         reasons = "".join(f"\n  {clip}: {reason}" for clip, reason in list(result.excluded.items())[:5])
         raise InputError(
@@ -169,8 +186,7 @@ def _both_sides(
         if text and not elsewhere:
             out[side] = _read_texts(names[0], where, load)
             continue
-        # The videos may carry the generated sound: nothing but the picture is taken from them.
-        files = find_files(where.videos or where.sounds, VIDEO_SUFFIXES) if video else find_files(where.sounds)
+        files, media = where.files(video)
         if files and not elsewhere:
             step, done = f"{kind.name}, {side}", 0
 
@@ -179,12 +195,12 @@ def _both_sides(
                 done += clips
                 work.on_step(step, done, total)
 
-            failed = extract(load(), files, where.features, work.device, video, count, work.reading, work.batch)
+            failed = extract(load(), files, where.features, work.device, video, count, work.reading, work.batch, media)
             result.excluded |= {f"{clip_id} ({side})": reason for clip_id, reason in failed.items()}
         there = [name for name in names if (where.features / name).is_file()]
         if not there:
             raise InputError(f"{where.features} has no {', '.join(names)}, and there is nothing to make it from")
-        out[side] = gather(there, where.features, () if elsewhere else files)
+        out[side] = gather(there, where.features, (where.clips or ()) if elsewhere else files)
         result.features[f"{kind.name} ({side})"] = maker(where.features / there[0]) or "made elsewhere"
     if kind.scores_itself:
         out["generated"].network = load()

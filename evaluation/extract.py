@@ -14,6 +14,8 @@ from evaluation.caches import Entry, FeatureFiles
 from evaluation.files import FileMark
 from evaluation.networks import FeatureNetwork
 from evaluation.reading import Reading, read_ahead
+from evaluation.sources import Reader, TruePicture, TrueSound
+from presets.config import MediaConfig
 
 SAVE_EVERY = 256  # clips between two parts of a feature file: what a kill can cost
 # What is read of a file, for the JSON beside the features: another number, and features are made again.
@@ -29,19 +31,19 @@ def extract(
     on_clip: Callable[[int], None] = lambda clips: None,
     reading: Reading | None = None,
     batch: int | None = None,
+    media: MediaConfig | None = None,
 ) -> dict[str, str]:
     """Fill the network's feature files in ``folder`` for these clips; what was made of the same files is kept.
 
     Returns the clips that could not be read, with the reason. Files that another network, other weights or another
     way of reading made are begun again, as are clips whose file has changed. ``video``: of the picture. ``on_clip``
     is told first how many clips are there already, then each batch. ``batch`` None is the network's own for the
-    device.
+    device. ``media``: the files are the clips' own videos, whose true sound and picture are wanted
+    (:mod:`evaluation.sources`).
     """
-    reader = network.picture if video else network.sound
-    if reader is None:
-        raise TypeError(f"{network.name} does not look at pictures")
+    reader = _reader(network, video, media)
     names = network.video_caches if video else network.caches
-    held = FeatureFiles(folder, names, made_by(network, video))
+    held = FeatureFiles(folder, names, made_by(network, video, media))
     marks: dict[str, FileMark] = {}
     for clip_id, path in files.items():
         if clip_id in held.marks and (same := held.marks[clip_id].still(path)):
@@ -73,10 +75,18 @@ def extract(
     return failed
 
 
-def made_by(network: FeatureNetwork, video: bool = False) -> dict[str, str]:
+def made_by(network: FeatureNetwork, video: bool = False, media: MediaConfig | None = None) -> dict[str, str]:
     """What the JSON beside the network's feature files says about how they were made."""
-    reader = network.picture if video else network.sound
+    reader = _reader(network, video, media)
     return {"network": network.name, "weights": network.fingerprint, "input": f"{READING}: {reader}"}
+
+
+def _reader(network: FeatureNetwork, video: bool, media: MediaConfig | None) -> Reader:
+    if not video:
+        return TrueSound(network.sound, media) if media else network.sound
+    if network.picture is None:
+        raise TypeError(f"{network.name} does not look at pictures")
+    return TruePicture(network.picture) if media else network.picture
 
 
 def _batches(ids: Sequence[str], items: Iterable[Any], size: int) -> Iterator[tuple[list[str], list[Any]]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from common.errors import ClipError
 from common.writing import visible_files
 from manifests.folders import VIDEO_SUFFIXES
+from manifests.tars import find_member
 
 SUFFIXES = (".wav", ".flac", *VIDEO_SUFFIXES)
 _BLOCK = 1 << 20
@@ -61,12 +62,17 @@ def mark(path: Path) -> FileMark:
 
 
 def _stamp(path: Path) -> tuple[str, int, int, int]:
-    stat = path.stat()
-    return str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    member = find_member(path)  # of a tar: its own size, and the tar's times
+    stat = (path if member is None else member.tar).stat()
+    size = stat.st_size if member is None else member.size
+    return str(path.resolve()), size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _digest(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
+    if (member := find_member(path)) is not None:
+        digest.update(member.read())
+        return digest.hexdigest()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)

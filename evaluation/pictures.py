@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import ClipError
 from pipeline.media import check_file
+from pipeline.media.container import origin_of, url_of
 
 SIZE = 224
 _FINEST = Fraction(25)  # frames a second: a picture must fill this grid to the end, whatever the network's own rate
@@ -39,27 +40,30 @@ class PictureInput:
     def frames(self) -> int:
         return round(self.rate * Fraction(self.seconds))
 
-    def read(self, path: str | Path) -> np.ndarray:
+    def read(self, path: str | Path, from_origin: bool = False) -> np.ndarray:
         """uint8 (crops * frames, 3, 224, 224), crop after crop.
 
-        Raises :class:`ClipError` ``no_video``, ``unreadable``, and ``too_short`` for a picture that does not last
-        ``seconds`` (by FFmpeg's count of frames, to half a frame of 25 a second).
+        ``from_origin``: times are counted from the container's start, as in ``OUT/mp4``, not as they stand. Raises
+        :class:`ClipError` ``no_video``, ``unreadable``, and ``too_short`` for a picture that does not last ``seconds``
+        (by FFmpeg's count of frames, to half a frame of 25 a second).
         """
-        pictures = short_side(frames_on_grid(path, self.rate, self.seconds))
+        pictures = short_side(frames_on_grid(path, self.rate, self.seconds, from_origin))
         if self.crops == "centre":
             return centre_crop(pictures).numpy()
         return torch.cat(three_crops(pictures)).numpy()
 
 
-def frames_on_grid(path: str | Path, rate: Fraction, seconds: float) -> np.ndarray:
+def frames_on_grid(path: str | Path, rate: Fraction, seconds: float, from_origin: bool = False) -> np.ndarray:
     """Frames of the first ``seconds`` through ``fps=fps=rate``, upright: uint8 (seconds * rate, H, W, 3)."""
     path = Path(path)
     check_file(path)
     wanted = round(rate * Fraction(seconds))
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with av.open(url_of(path), metadata_errors="ignore") as container:
             stream = _video_stream(container, path)
-            images, filled = _through_filters(container, stream, rate, wanted, round(_FINEST * Fraction(seconds)))
+            finest = round(_FINEST * Fraction(seconds))
+            origin = round(origin_of(container) / stream.time_base) if from_origin else 0
+            images, filled = _through_filters(container, stream, rate, wanted, finest, origin)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise ClipError("unreadable", f"{path}: the picture cannot be decoded ({error})") from error
     if not filled:
@@ -77,7 +81,7 @@ def _video_stream(container: Any, path: Path) -> Any:
 
 
 def _through_filters(
-    container: Any, stream: Any, rate: Fraction, wanted: int, finest: int
+    container: Any, stream: Any, rate: Fraction, wanted: int, finest: int, origin: int = 0
 ) -> tuple[list[np.ndarray], bool]:
     """The frames, and whether both they and the finest grid are complete."""
     chosen = _graph(stream, ("fps", f"fps={rate}"), ("format", "pix_fmts=rgb24"))
@@ -96,6 +100,8 @@ def _through_filters(
 
     for frame in container.decode(stream):
         turns = frame.rotation // 90
+        if origin and frame.pts is not None:
+            frame.pts -= origin
         if take(frame):
             return images[:wanted], True
     complete = take(None)

@@ -13,8 +13,7 @@ import torch
 
 from common.errors import ClipError
 from evaluation.files import FileMark, mark
-from evaluation.pictures import PictureInput
-from evaluation.sounds import SoundInput
+from evaluation.sources import Reader
 from pipeline.decoding import Call, DecodePool, prefetch
 from presets import MediaConfig
 
@@ -31,7 +30,7 @@ class Reading:
     timeout_seconds: float = 60.0
 
 
-def read_input(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarray, FileMark]:
+def read_input(path: Path, reader: Reader) -> tuple[np.ndarray, FileMark]:
     """What a network is given of one file, and of which version of the file; raises :class:`ClipError`."""
     version = mark(path)
     values = reader.read(path)
@@ -40,13 +39,13 @@ def read_input(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarra
     return values, version
 
 
-def read_in_worker(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarray, FileMark]:
+def read_in_worker(path: Path, reader: Reader) -> tuple[np.ndarray, FileMark]:
     """:func:`read_input` with one thread: the other workers and the network want the cores, too."""
     torch.set_num_threads(1)
     return read_input(path, reader)
 
 
-def _attempt(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarray, FileMark] | ClipError:
+def _attempt(path: Path, reader: Reader) -> tuple[np.ndarray, FileMark] | ClipError:
     try:
         return read_input(path, reader)
     except ClipError as error:
@@ -55,16 +54,14 @@ def _attempt(path: Path, reader: SoundInput | PictureInput) -> tuple[np.ndarray,
         return ClipError("unreadable", f"{path}: {type(error).__name__}: {error}")
 
 
-def _call(path: Path, reader: SoundInput | PictureInput, seconds: float) -> Call:
+def _call(path: Path, reader: Reader, seconds: float) -> Call:
     """Once more with more time where it took too long: a machine that is busy must not cost a clip."""
     again = Call(read_in_worker, (path, reader), path=str(path), seconds=_PATIENCE * seconds)
     return Call(read_in_worker, (path, reader), path=str(path), seconds=seconds, otherwise=again)
 
 
 @contextlib.contextmanager
-def read_ahead(
-    paths: Sequence[Path], reader: SoundInput | PictureInput, how: Reading, ahead: int
-) -> Iterator[Iterable[Any]]:
+def read_ahead(paths: Sequence[Path], reader: Reader, how: Reading, ahead: int) -> Iterator[Iterable[Any]]:
     """The files' contents or :class:`ClipError`, in order, at most ``ahead`` of them before they are asked for."""
     with contextlib.ExitStack() as stack:
         if how.workers and len(paths) >= _WORTH_WORKERS:

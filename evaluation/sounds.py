@@ -42,8 +42,12 @@ class SoundInput:
         """
         path = Path(path)
         check_file(path)
+        return self.read_open(str(path), path)
+
+    def read_open(self, file: Any, path: Path) -> np.ndarray:
+        """:meth:`read` of a name or an open file; ``path`` is for messages."""
         try:
-            with av.open(str(path), metadata_errors="ignore") as container:
+            with av.open(file, metadata_errors="ignore") as container:
                 waveform, rate = self._decode(container, path)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise ClipError("unreadable", f"{path}: the sound cannot be decoded ({error})") from error

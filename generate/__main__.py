@@ -61,6 +61,9 @@ def generate(
     video_codec: Annotated[
         str, typer.Option(help="of the picture: copy, h264 (encodes what is not), auto: copy wherever possible")
     ] = "auto",
+    videos: Annotated[
+        str, typer.Option("--mp4", help="clips of a split that get video, picture and truth: shown (50), all, none")
+    ] = "shown",
     task_id: Annotated[int | None, typer.Option(help="this task of an array job, from 0")] = None,
     num_tasks: Annotated[int | None, typer.Option(help="tasks of the array job")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
@@ -109,16 +112,18 @@ def generate(
                 video, run, output, kind, label, labels, settings, device, options, task_id=task_id, num_tasks=num_tasks
             )
         return
+    from generate.clip_files import video_of
     from generate.mappers import mapper_source, named_mapper, note_other_preset
-    from generate.records import video_of
     from generate.sampling import load_sampler
-    from generate.split import check_out, choose_clips, generate_split
+    from generate.split import VIDEOS, check_out, choose_clips, generate_split
     from manifests.manifest import read_manifest
     from pipeline.cache import cache_manifest, open_store
     from pipeline.cluster import array_slice
 
     if cache is None:
         raise InputError("give a VIDEO, or --cache (and --manifest) to generate a split")
+    if videos not in VIDEOS:
+        raise InputError(f"unknown --mp4 '{videos}': there are {', '.join(VIDEOS)}")
     store = open_store(cache, cache_format)
     own = manifest is None or Path(manifest).is_dir()  # a folder of videos: the cache knows them
     listing = cache_manifest(store) if own else read_manifest(str(manifest))
@@ -133,16 +138,18 @@ def generate(
     note_other_preset(sampler.mapper.spec.provenance.get("preset"), settings)
     started = time.monotonic()
     with progress() as bar:
-        bar_task = bar.add_task("generate", total=len(mine), note="")
+        bar_task, made = bar.add_task("generate", total=len(mine), note=""), 0
+
+        def show(done: int, label: str) -> None:
+            nonlocal made
+            made += done if label else 0
+            rate = f"{made / (time.monotonic() - started):.3g} clips/s" if made else ""
+            bar.update(bar_task, advance=done, note=", ".join(filter(None, (rate, label))))
+
         result = generate_split(
-            sampler,
-            store,
-            mine,
-            output,
-            lambda done, note: bar.update(bar_task, advance=done, note=note),
-            listed=clips,
-            video_codec=video_codec,
+            sampler, store, mine, output, show, listed=clips, video_codec=video_codec, videos=videos
         )
+    seconds = time.monotonic() - started
     example = next(iter(result.done or result.skipped), "")
     example_video = video_of(output, example) if example else ""
     first = next((f"{clip_id}: {note}" for clip_id, note in result.notes.items()), "")
@@ -156,7 +163,8 @@ def generate(
                 else {}
             ),
             **{f"failed {clip_id}": reason for clip_id, reason in list(result.failed.items())[:NAMED]},
-            "seconds": f"{time.monotonic() - started:.1f}",
+            "seconds": f"{seconds:.1f}, of which sampler {result.sampler_seconds:.1f}",
+            **({"rate": f"{len(result.done) / seconds:.3g} clips/s"} if result.done else {}),
             **({"notes": f"{len(result.notes)} clips, in made.parquet; {first}"} if first else {}),
             **({"wav": output / "wav" / f"{example}.wav"} if example else {}),
             **({"video": output / example_video} if example_video else {}),

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,23 @@ import pyarrow.parquet as pq
 
 from common.errors import CacheError
 from common.writing import make_folder, replacing, write_error, write_text
+from generate.clip_files import video_of
 from manifests.manifest import Clip
 from manifests.names import id_fault
+from presets import Preset
+from presets.config import MediaConfig
 from presets.identity import differences, settings_of
 
-VIDEO_SUFFIXES = (".mp4", ".mkv")  # what a clip's video may be called, in the order of preference
-_COLUMNS = ("clip_id", "label", "split", "wav", "video", "reason", "note")
+SHOWN = 50  # clips on the page
+_COLUMNS = ("clip_id", "label", "split", "wav", "video", "reason", "note", "source")
 
 
 @dataclass
 class Outcome:
-    """``failed``: clip id -> reason. ``notes``: clip id -> what is to be said of a clip that was made.
+    """``failed``: clip id -> reason. ``notes``: clip id -> what is to be said of a clip whose files were written.
 
-    ``changed``: those whose sound was there, made from another video, label or other features.
+    ``changed``: those whose sound was there, made from another video, label or other features. ``sampler_seconds``:
+    in the sampler alone.
     """
 
     done: list[str] = field(default_factory=list)
@@ -39,6 +44,15 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
+    sampler_seconds: float = 0.0
+
+    def in_order(self, clips: Sequence[Clip]) -> None:
+        """Sort all by the order of the clips: workers end in any."""
+        place = {clip.clip_id: number for number, clip in enumerate(clips)}
+        for ids in (self.done, self.skipped, self.changed):
+            ids.sort(key=place.__getitem__)
+        self.failed = dict(sorted(self.failed.items(), key=lambda item: place[item[0]]))
+        self.notes = {i: note for i, note in sorted(self.notes.items(), key=lambda item: place[item[0]]) if note}
 
 
 @contextmanager
@@ -79,23 +93,25 @@ def prepare_folder(out: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def video_of(out: Path, clip_id: str) -> str:
-    """The clip's video relative to ``out``; empty if it has none."""
-    names = (f"mp4/{clip_id}{suffix}" for suffix in VIDEO_SUFFIXES)
-    return next((name for name in names if (out / name).is_file()), "")
+def write_made(preset: Preset, settings: Mapping[str, Any], clips: Sequence[Clip], outcome: Outcome, out: Path) -> None:
+    """``made.parquet`` of all clips of the job, whoever made them."""
+    with locked(out):
+        _write_made(preset, settings, clips, outcome, out)
 
 
 def write_records(
-    preset: str, note: str, settings: Mapping[str, Any], clips: Sequence[Clip], outcome: Outcome, out: Path
+    preset: Preset, settings: Mapping[str, Any], clips: Sequence[Clip], outcome: Outcome, out: Path
 ) -> None:
     """``made.parquet`` and ``report.html`` of all clips of the job, whoever made them."""
     with locked(out):
-        _write_made({"preset": preset, **settings}, clips, outcome, out)
-        _write_report(note, {"preset": preset, **settings}, clips, out)
+        _write_made(preset, settings, clips, outcome, out)
+        _write_report(preset.note, {"preset": preset.name, **settings}, clips, out)
 
 
-def _write_made(settings: Mapping[str, Any], clips: Sequence[Clip], outcome: Outcome, out: Path) -> None:
-    """Every clip: wav and video, or the reason that they lack; what other tasks said of theirs is kept."""
+def _write_made(
+    preset: Preset, settings: Mapping[str, Any], clips: Sequence[Clip], outcome: Outcome, out: Path
+) -> None:
+    """Every clip: wav, video and note, or the reason that they lack, and its source; what others said is kept."""
     path = out / "made.parquet"
     before = _read_made(path)
     rows = []
@@ -104,14 +120,53 @@ def _write_made(settings: Mapping[str, Any], clips: Sequence[Clip], outcome: Out
         wav = f"wav/{clip.clip_id}.wav"
         made = id_fault(clip.clip_id) is None and (out / wav).is_file()
         reason = outcome.failed.get(clip.clip_id) or earlier.get("reason") or "not made yet"
-        note = outcome.notes.get(clip.clip_id, "") if clip.clip_id in outcome.done else earlier.get("note") or ""
+        note = outcome.notes.get(clip.clip_id, "" if clip.clip_id in outcome.done else earlier.get("note") or "")
         found = (wav, video_of(out, clip.clip_id), "", note) if made else ("", "", reason, "")
-        rows.append([clip.clip_id, clip.label, clip.split, *found])
+        rows.append([clip.clip_id, clip.label, clip.split, *found, _source(clip)])
     columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
     named = zip(_COLUMNS, columns, strict=True)
     table = pa.table({name: pa.array(list(column), pa.string()) for name, column in named})
+    about = {"settings": json.dumps({"preset": preset.name, **settings}), "media": json.dumps(asdict(preset.media))}
     with replacing(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({"settings": json.dumps(settings)}), temporary)
+        pq.write_table(table.replace_schema_metadata(about), temporary)
+
+
+def _source(clip: Clip) -> str:
+    """The clip's video from anywhere; empty where its folder's name is no text that Parquet takes."""
+    path = os.path.abspath(clip.path) if clip.path else ""
+    with suppress(UnicodeEncodeError):
+        path.encode()
+        return path
+    return ""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What ``made.parquet`` says: clip id -> its video, for all clips of the job, and how the videos were decoded.
+
+    ``sources`` is None where it does not say: those of versions before have ``truth`` and ``mp4`` of every clip.
+    """
+
+    clip_ids: tuple[str, ...]
+    sources: Mapping[str, Path] | None
+    media: MediaConfig | None
+
+
+def read_made(out: Path) -> Made | None:
+    """The list of OUT; None where there is none. Raises :class:`CacheError` for a damaged one."""
+    path = out / "made.parquet"
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        ids = tuple(str(row["clip_id"]) for row in rows)
+        if "source" not in table.column_names:
+            return Made(ids, None, None)
+        sources = {str(row["clip_id"]): Path(row["source"]) for row in rows if row["source"]}
+        return Made(ids, sources, MediaConfig(**json.loads(table.schema.metadata[b"media"])))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise CacheError(f"{path} is damaged, or not of make generate: run that again ({error})") from error
 
 
 def _read_made(path: Path) -> dict[str, dict[str, str]]:
@@ -121,13 +176,15 @@ def _read_made(path: Path) -> dict[str, dict[str, str]]:
         return {}
 
 
-def _write_report(note: str, settings: Mapping[str, Any], clips: Sequence[Clip], out: Path, most: int = 50) -> None:
+def _write_report(note: str, settings: Mapping[str, Any], clips: Sequence[Clip], out: Path, most: int = SHOWN) -> None:
     """One static page: players, frames and spectrograms of at most ``most`` clips."""
     rows: list[dict[str, str]] = []
+    made = 0
     for clip in clips:
-        if len(rows) == most:
-            break
         if id_fault(clip.clip_id) is None and (out / "wav" / f"{clip.clip_id}.wav").is_file():
+            made += 1
+            if len(rows) == most:
+                continue
             links = {"wav": f"wav/{clip.clip_id}.wav", "video": video_of(out, clip.clip_id)}
             for name, suffix in (("png", ".png"), ("truth", ".wav")):
                 link = f"{name}/{clip.clip_id}{suffix}"
@@ -135,6 +192,6 @@ def _write_report(note: str, settings: Mapping[str, Any], clips: Sequence[Clip],
             rows.append({"clip_id": clip.clip_id, "label": clip.label, **links})
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html.j2").render(
-        title="MFM-Mapper: generated sound beside the truth", note=note, settings=settings, clips=rows
+        title="MFM-Mapper: generated sound beside the truth", note=note, settings=settings, clips=rows, made=made
     )
     write_text(out / "report.html", page)

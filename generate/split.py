@@ -1,37 +1,41 @@
 """Generate for a whole split from cached features; rerunning goes on where it stopped.
 
-OUT/wav/<clip id>.wav (10 s), OUT/wav_8s (the crop that evaluation reads), OUT/mp4 (mkv where the codec asks for it),
-OUT/png, OUT/truth, OUT/report.html, OUT/made.parquet (every clip, made or not, and why) and OUT/settings.json.
-The wav is written last: a clip that has it is complete, unless its video, label or features are others by now.
+OUT/wav/<clip id>.wav (10 s) and OUT/wav_8s (the crop that evaluation reads) of every clip; of those that are shown
+OUT/mp4 (mkv where the codec asks for it), OUT/png and OUT/truth; OUT/report.html, OUT/made.parquet (every clip, made
+or not, and why) and OUT/settings.json. The wav is written last: a clip that has it is complete, unless its video,
+label or features are others by now. Reading and writing are done in workers (:mod:`pipeline.background`), so that
+the sampler does not wait for files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from common.console import shown
 from common.errors import ClipError, DeviceMemoryError, InputError, MFMError
 from common.outputs import check_folder
-from common.writing import remove_leftovers, write_error
-from generate.mux import Picture, mux, plan_picture
-from generate.origins import Origin
+from common.writing import remove_leftovers
+from generate.clip_files import FOLDERS, ClipFiles, adding, file_of, lacking, names_of, remove_clip, writing
+from generate.found import Found, found_ahead
 from generate.outputs import check_not_inputs
-from generate.pictures import draw_clip
-from generate.records import VIDEO_SUFFIXES, Outcome, prepare_folder, write_records
-from generate.sampling import NOT_FINITE, Sampler
+from generate.records import SHOWN, Outcome, prepare_folder, write_made, write_records
+from generate.sampling import Batch, Sampler
 from manifests.manifest import Clip, Manifest
 from manifests.names import id_fault
-from pipeline.cache import Store, join
-from pipeline.decoding import decode_killable, killable
-from pipeline.media import DecodedClip, is_silent
-from pipeline.media.writing import write_wav
+from pipeline.background import Background
+from pipeline.cache import Store, index
 from pipeline.sources import SourceFile
 
-EVALUATION_SECONDS = 8  # paper section 4.2
-_FILES = (("wav", (".wav",)), ("wav_8s", (".wav",)), ("mp4", VIDEO_SUFFIXES), ("png", (".png",)), ("truth", (".wav",)))
+VIDEOS = ("shown", "all", "none")  # which clips get video, picture and truth
+_AHEAD = 4  # batches whose files may be unwritten before the sampler waits
 
 
 def choose_clips(manifest: Manifest, split: str) -> list[Clip]:
@@ -58,13 +62,7 @@ def check_out(out: Path, clips: Sequence[Clip]) -> None:
     To be called before any work.
     """
     check_folder(out)
-    names = {
-        out / folder / f"{clip.clip_id}{suffix}"
-        for folder, suffixes in _FILES
-        for suffix in suffixes
-        for clip in clips
-        if id_fault(clip.clip_id) is None
-    }
+    names = names_of(out, [clip.clip_id for clip in clips if id_fault(clip.clip_id) is None])
     check_not_inputs(out, names, [Path(clip.path) for clip in clips])
 
 
@@ -76,89 +74,190 @@ def generate_split(
     on_clip: Callable[[int, str], None] = lambda clips, note: None,
     listed: Sequence[Clip] | None = None,
     video_codec: str = "auto",
+    videos: str = "shown",
 ) -> Outcome:
     """Generate every clip that is not there yet; a clip that cannot be made is named, not fatal.
 
-    ``listed``: all clips of the job where ``clips`` are one task's, for the page and the list of what was made.
-    ``video_codec``: see :func:`generate.mux.plan_picture`. Raises :class:`WriteError` where ``out`` cannot be
-    written, :class:`CacheError` where features, mapper and ``out`` do not belong together.
+    ``on_clip`` is told of clips that are done with, and the label of the last. ``listed``: all clips of the job where
+    ``clips`` are one task's, for the page and the list of what was made. ``video_codec``: see
+    :func:`generate.mux.plan_picture`. ``videos``: which clips get video, picture and truth, too: ``shown`` (the first
+    50 of the job, whatever the task), ``all`` or ``none``; clips that are there and lack them get them from their wav.
+    Raises :class:`WriteError` where ``out`` cannot be written, :class:`CacheError` where features, mapper and ``out``
+    do not belong together.
     """
-    out = Path(out)
-    check_out(out, listed or clips)
-    joined = join(store, sampler.encoders)
-    sampler.check_encoders(joined.provenance)
+    out, listed = Path(out), listed or clips
+    check_out(out, listed)
+    there = index(store, sampler.encoders)
+    sampler.check_encoders(there.provenance)
     prepare_folder(out, sampler.settings())
-    remove_leftovers(out, *(out / folder for folder, _ in _FILES))
+    folders = [out / folder for folder in FOLDERS]
+    remove_leftovers(out, *folders)
     take_cached_labels(sampler, store)
-    outcome = Outcome()
-    rows = {clip_id: row for row, clip_id in enumerate(joined.clip_ids)}
-
-    def origin(clip: Clip) -> Origin:
-        return Origin.of(clip, {name: joined.arrays[name][rows[clip.clip_id]] for name in sampler.encoders})
-
-    todo: list[Clip] = []
+    with_video = {clip.clip_id for clip in {"shown": listed[:SHOWN], "all": listed, "none": ()}[videos]}
+    outcome, about = Outcome(), (sampler.preset, sampler.settings())
+    write_made(*about, listed, outcome, out)  # a job that is killed has its list, too
+    chosen: list[Clip] = []
     for clip in clips:
         if fault := id_fault(clip.clip_id):
             outcome.failed[clip.clip_id] = f"its id cannot be the name of a file: {fault}"
-        elif clip.clip_id not in rows:
-            if _wav(out, clip).is_file():
+        elif clip.clip_id not in there.shards:
+            if file_of(out, "wav", clip.clip_id).is_file():
                 outcome.skipped.append(clip.clip_id)
             else:
-                outcome.failed[clip.clip_id] = joined.left_out.get(clip.clip_id, "no cached visual features")
-        elif not all(SourceFile(clip.path).same_as(state) for state in joined.files.get(clip.clip_id, ())):
+                outcome.failed[clip.clip_id] = there.left_out.get(clip.clip_id, "no cached visual features")
+        elif not all(SourceFile(clip.path).same_as(state) for state in there.files.get(clip.clip_id, ())):
             outcome.failed[clip.clip_id] = (
                 f"{clip.path} is another file than when its features were cached: run make extract"
             )
-        elif not _wav(out, clip).is_file():
-            todo.append(clip)
-        elif origin(clip).made(_wav(out, clip)):
-            outcome.skipped.append(clip.clip_id)
         else:
-            remove_clip(out, clip)
-            outcome.changed.append(clip.clip_id)
-            todo.append(clip)
-    on_clip(len(clips) - len(todo), "")
-    size = sampler.preset.generation.batch
-    for first in range(0, len(todo), size):
-        batch = todo[first : first + size]
-        features = {name: joined.arrays[name][[rows[clip.clip_id] for clip in batch]] for name in sampler.encoders}
-        for clip, made in zip(batch, _generate(sampler, batch, features), strict=True):
-            try:
-                if isinstance(made, Exception):
-                    raise made
-                if note := write_clip(sampler, clip, made, out, video_codec, origin(clip).to_text()):
-                    outcome.notes[clip.clip_id] = note
-                outcome.done.append(clip.clip_id)
-            except ClipError as error:
-                outcome.failed[clip.clip_id] = str(error)
-            except MFMError:
-                raise
-            except Exception as error:  # one clip must not end the job: whatever it broke is named
-                outcome.failed[clip.clip_id] = f"{type(error).__name__}: {error}"
-        on_clip(len(batch), batch[-1].label)
-    write_records(sampler.preset.name, sampler.preset.note, sampler.settings(), listed or clips, outcome, out)
+            chosen.append(clip)
+    on_clip(len(clips) - len(chosen), "")
+    config, size = sampler.preset.cache, sampler.preset.generation.batch
+    with ExitStack() as stack:
+        stack.callback(remove_leftovers, *folders)  # of workers that were ended
+        background = Background(config.decode_workers, config.decode_timeout_seconds, _AHEAD * size)
+        stack.enter_context(background)
+        found = found_ahead(background, store, sampler.encoders, there.shards, chosen, out)
+        files = _Files(sampler, out, with_video, video_codec, background, outcome, on_clip)
+        for batch, made in _sampled(sampler, _batches(found, files, size), outcome):
+            for one, waveform in zip(batch, made, strict=True):
+                files.write(one, waveform)
+            files.settle()
+        files.settle(all_of_them=True)
+    outcome.in_order(clips)
+    write_records(*about, listed, outcome, out)
     return outcome
 
 
-def _generate(
-    sampler: Sampler, clips: Sequence[Clip], features: dict[str, np.ndarray]
-) -> Sequence[np.ndarray | Exception]:
-    """A waveform for each clip, or what went wrong with it: where a batch fails, each is tried alone."""
-    visual = {name: torch.from_numpy(array).float() for name, array in features.items()}
-    try:
-        return list(sampler.generate(visual, [clip.label for clip in clips], [clip.clip_id for clip in clips]))
-    except torch.OutOfMemoryError as error:
+class _Files:
+    """Files of clips on their way: what the workers say of each is put down in the outcome."""
+
+    def __init__(
+        self, sampler: Sampler, out: Path, with_video: set[str], video_codec: str, background: Background,
+        outcome: Outcome, on_clip: Callable[[int, str], None],
+    ):  # fmt: skip
+        self.sampler, self.out, self.with_video, self.video_codec = sampler, out, with_video, video_codec
+        self.background, self.outcome, self.on_clip = background, outcome, on_clip
+        self.limit = sampler.preset.cache.decode_timeout_seconds
+        self.pending: deque[tuple[Clip, bool, Future[str]]] = deque()
+
+    def _of(self, clip: Clip) -> ClipFiles:
+        title = f"{clip.label or 'no label'} ({clip.clip_id})"
+        media, rate = self.sampler.preset.media, self.sampler.audioldm2.sample_rate
+        wanted = clip.clip_id in self.with_video
+        return ClipFiles(clip, self.out, media, rate, wanted, shown(title), self.video_codec)
+
+    def there(self, clip: Clip) -> None:
+        """A clip whose sound is there: what lacks beside it is added."""
+        self.outcome.skipped.append(clip.clip_id)
+        self.on_clip(1, "")
+        if lacking(files := self._of(clip)):
+            self.pending.append((clip, False, self.background.submit(adding(files, self.limit))))
+            self.settle()
+
+    def write(self, found: Found, made: np.ndarray | Exception) -> None:
+        """All files of a clip, once there is room for it in the queue."""
+        if isinstance(made, Exception):
+            self.outcome.failed[found.clip.clip_id] = _reason(made)
+            self.on_clip(1, found.clip.label)
+            return
+        call = writing(self._of(found.clip), made, found.conditions, self.limit)
+        self.pending.append((found.clip, True, self.background.submit(call)))
+
+    def settle(self, all_of_them: bool = False) -> None:
+        """Take what is finished, or wait for all; raises what is no clip's fault, such as :class:`WriteError`."""
+        if all_of_them:
+            self.background.hurry()
+        while self.pending and (all_of_them or self.pending[0][2].done()):
+            clip, new, future = self.pending.popleft()
+            try:
+                self.outcome.notes[clip.clip_id] = future.result()
+                if new:
+                    self.outcome.done.append(clip.clip_id)
+            except ClipError as error:
+                if new:
+                    self.outcome.failed[clip.clip_id] = str(error)
+                else:
+                    self.outcome.notes[clip.clip_id] = f"without video, picture and truth: {error}"
+            if new:
+                self.on_clip(1, clip.label)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ClipError) else f"{type(error).__name__}: {error}"
+
+
+def _batches(found: Iterator[Found], files: _Files, size: int) -> Iterator[list[Found]]:
+    """Those that are to be made; the others are put down as they pass."""
+    batch: list[Found] = []
+    for one in found:
+        if one.state == "made":
+            files.there(one.clip)
+            continue
+        if one.state == "changed":
+            remove_clip(files.out, one.clip.clip_id)
+            files.outcome.changed.append(one.clip.clip_id)
+        batch.append(one)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _sampled(
+    sampler: Sampler, batches: Iterator[list[Found]], outcome: Outcome
+) -> Iterator[tuple[list[Found], Sequence[np.ndarray | Exception]]]:
+    """Each batch with a waveform for each clip, or what went wrong with it; the sampler's own time is counted."""
+    begun: deque[list[Found]] = deque()
+    waited = 0.0
+
+    def inputs() -> Iterator[Batch]:
+        nonlocal waited
+        while True:
+            began = time.monotonic()
+            batch = next(batches, None)
+            waited += time.monotonic() - began
+            if batch is None:
+                return
+            begun.append(batch)
+            yield _inputs(batch)
+
+    stream = sampler.stream(inputs())
+    while True:
+        began, before = time.monotonic(), waited
+        made = next(stream, None)
+        if made is not None:
+            batch = begun.popleft()
+            waveforms = _one_by_one(sampler, batch, made) if isinstance(made, Exception) else list(made)
+        outcome.sampler_seconds += time.monotonic() - began - (waited - before)
+        if made is None:
+            return
+        yield batch, waveforms
+
+
+def _inputs(batch: Sequence[Found]) -> Batch:
+    stages = batch[0].features
+    visual = {s: torch.from_numpy(np.stack([one.features[s] for one in batch])).float() for s in stages}
+    return Batch(visual, [one.clip.label for one in batch], [one.clip.clip_id for one in batch])
+
+
+def _one_by_one(sampler: Sampler, batch: Sequence[Found], error: Exception) -> list[np.ndarray | Exception]:
+    """Of a batch that failed each clip alone; raises what is no clip's fault."""
+    if isinstance(error, torch.OutOfMemoryError):
         raise DeviceMemoryError(
-            f"the device has too little memory for {len(clips)} clips at once: take a smaller --set generation.batch, "
+            f"the device has too little memory for {len(batch)} clips at once: take a smaller --set generation.batch, "
             f"or generation.precision=bfloat16. {str(error).splitlines()[0]}"
         ) from error
-    except MFMError:
-        raise
-    except Exception as error:
-        if len(clips) == 1:
-            return [error]
-        parts = ({name: array[row : row + 1] for name, array in features.items()} for row in range(len(clips)))
-        return [_generate(sampler, [clip], part)[0] for clip, part in zip(clips, parts, strict=True)]
+    if isinstance(error, MFMError):
+        raise error
+    if len(batch) == 1:
+        return [error]
+    made: list[np.ndarray | Exception] = []
+    for one in batch:
+        for alone in sampler.stream([_inputs([one])]):
+            made += _one_by_one(sampler, [one], alone) if isinstance(alone, Exception) else list(alone)
+    return made
 
 
 def take_cached_labels(sampler: Sampler, store: Store) -> None:
@@ -168,61 +267,3 @@ def take_cached_labels(sampler: Sampler, store: Store) -> None:
     content = store.read("flan_t5", 0)
     if content.fingerprint["weights"] == sampler.audioldm2.flan_t5.fingerprint:
         sampler.audioldm2.remember_labels(content.clip_ids, content.features, content.arrays["lengths"])
-
-
-def _wav(out: Path, clip: Clip) -> Path:
-    return out / "wav" / f"{clip.clip_id}.wav"
-
-
-def remove_clip(out: Path, clip: Clip) -> None:
-    """Remove all files of one clip, the wav first: without it, the others are not taken for complete."""
-    for folder, suffixes in _FILES:
-        for suffix in suffixes:
-            _remove(out / folder / f"{clip.clip_id}{suffix}")
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
-
-
-def write_clip(
-    sampler: Sampler, clip: Clip, waveform: np.ndarray, out: Path, video_codec: str = "auto", origin: str = ""
-) -> str:
-    """All files of one clip, the wav last; returns what is to be said of its video, if anything.
-
-    ``origin``: what it was made from (:class:`Origin`), kept in the wav.
-
-    A picture that gets into no container costs the clip its video, not its sound. Raises :class:`ClipError` for a
-    video that cannot be decoded and for sound that is none, :class:`WriteError` if ``out`` cannot be written.
-    """
-    media, rate = sampler.preset.media, sampler.audioldm2.sample_rate
-    if not np.isfinite(waveform).all():
-        raise ClipError("non_finite", NOT_FINITE)
-    if is_silent(waveform, media):
-        raise ClipError("silent", f"the generated waveform stays under {media.silence_threshold_db:g} dB")
-    limit = sampler.preset.cache.decode_timeout_seconds
-    decoded: DecodedClip = decode_killable(clip.path, media, seconds=limit)
-    truth = decoded.waveform
-    note = _write_video(clip, waveform, rate, out / "mp4", video_codec, limit)
-    title = f"{clip.label or 'no label'} ({clip.clip_id})"
-    draw_clip(out / "png" / f"{clip.clip_id}.png", title, decoded.frames, waveform, truth, media.seconds)
-    if truth is not None:
-        write_wav(out / "truth" / f"{clip.clip_id}.wav", truth, media.sample_rate)
-    else:  # a killed run may have left that of another file
-        _remove(out / "truth" / f"{clip.clip_id}.wav")
-    write_wav(out / "wav_8s" / f"{clip.clip_id}.wav", waveform[: EVALUATION_SECONDS * rate], rate)
-    write_wav(_wav(out, clip), waveform, rate, origin)
-    return note
-
-
-def _write_video(clip: Clip, waveform: np.ndarray, rate: int, folder: Path, codec: str, limit: float) -> str:
-    try:
-        picture: Picture = killable(plan_picture, clip.path, VIDEO_SUFFIXES[0], codec, seconds=limit)
-        path = folder / f"{clip.clip_id}{picture.suffix}"
-        killable(mux, clip.path, waveform, rate, path, picture, seconds=limit)
-    except ClipError as error:
-        return f"without its video: {error.message}"
-    return picture.note

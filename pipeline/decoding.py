@@ -2,8 +2,8 @@
 
 A file can make a decoder loop for ever in native code, holding the interpreter lock; a thread could not be
 stopped, a process can. Whatever opens a user's file goes through here: :class:`DecodePool` for many clips,
-:func:`decode_killable` and :func:`killable` for one call. A clip whose worker dies or outruns the limit is
-tried once more with the other decoder in a new worker, then given up.
+:mod:`pipeline.background` beside other work, :func:`decode_killable` and :func:`killable` for one call. A clip whose
+worker dies or outruns the limit is tried once more with the other decoder in a new worker, then given up.
 """
 
 from __future__ import annotations
@@ -235,10 +235,20 @@ class DecodePool:
             waiting.popleft()
             busy.append(worker)
 
-    def _collect(self, waiting: deque[tuple[int, Call]], busy: list[_Worker], done: dict[int, Any]) -> None:
-        """Wait until something happens; take results, and replace workers that died or took too long."""
-        first = min(worker.deadline for worker in busy)
-        ready = wait([w.connection for w in busy], timeout=max(0.0, first - time.monotonic()))
+    def _collect(
+        self,
+        waiting: deque[tuple[int, Call]],
+        busy: list[_Worker],
+        done: dict[int, Any],
+        also: Connection | None = None,
+    ) -> None:
+        """Wait until something happens; take results, and replace workers that died or took too long.
+
+        ``also``: something to be read here ends the waiting, too.
+        """
+        first = min((worker.deadline for worker in busy), default=math.inf)
+        limit = None if math.isinf(first) else max(0.0, first - time.monotonic())
+        ready = wait([*(w.connection for w in busy), *([also] if also else [])], timeout=limit)
         now = time.monotonic()
         for worker in list(busy):
             call, failure = worker.call, None

@@ -1,4 +1,4 @@
-"""The cached stages joined by clip id."""
+"""The cached stages joined by clip id: all at once, or an index of what is there and the rows of one shard."""
 
 from __future__ import annotations
 
@@ -96,3 +96,50 @@ def join(
         selection.ignored,
         files,
     )
+
+
+@dataclass(frozen=True)
+class Index:
+    """Which clips every stage has, and in which shard: what :func:`join` says, without the features.
+
+    ``shards``: clip id -> shard, in the order of the shards. The other fields are those of :class:`Joined`.
+    """
+
+    shards: Mapping[str, int]
+    left_out: Mapping[str, str]
+    provenance: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, frozenset[str]]
+
+
+def index(store: Store, stages: Sequence[str]) -> Index:
+    """Read the headers of all shards that count, with the checks of :func:`join`; raises :class:`CacheError`."""
+    stages = list(dict.fromkeys(stages))
+    selection = Selection(store, stages)
+    shards: dict[str, int] = {}
+    files: dict[str, frozenset[str]] = {}
+    left_out = selection.not_extracted()
+    for shard in selection.shards:
+        headers = {stage: store.header(stage, shard) for stage in selection.stages_of(shard)}
+        chosen = selection.rows(shard, headers)
+        left_out |= chosen.left_out
+        for clip_id in chosen.clip_ids:
+            shards[clip_id] = shard
+            files[clip_id] = frozenset(h.files[clip_id] for h in headers.values() if clip_id in h.files)
+    if not shards:
+        raise CacheError(f"no clip in {store.files.root} has all of {', '.join(stages)}: {reasons(left_out)}")
+    return Index(shards, dict(sorted(left_out.items())), selection.provenance, files)
+
+
+def read_rows(store: Store, stages: Sequence[str], shard: int, clip_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Stage -> (clips, steps, width) of some clips of one shard, whose checksum is verified.
+
+    Raises :class:`CacheError` for a damaged shard, and for one that no longer has a clip.
+    """
+    rows = {}
+    for stage in dict.fromkeys(stages):
+        content = store.read(stage, shard)
+        place = {clip_id: row for row, clip_id in enumerate(content.clip_ids)}
+        if lost := [clip_id for clip_id in clip_ids if clip_id not in place]:
+            raise CacheError(f"{store.describe(stage, shard)} no longer has clip '{lost[0]}': it was made again")
+        rows[stage] = content.features[[place[clip_id] for clip_id in clip_ids]]
+    return rows

@@ -42,18 +42,22 @@ def make_cache(run_folder):
     preset = load_preset(TINY)
     made_by = {name: load_encoder(name, preset=preset).fingerprint for name in STEPS}
 
-    def make(folder, clips):
+    def make(folder, clips, clips_per_shard=16):
         ids = tuple(sorted(clips))
         labels = tuple(clips[clip_id][1] for clip_id in ids)
         rows = [Clip(clip_id, clip_id[:11], 0, clips[clip_id][1], "test", str(clips[clip_id][0])) for clip_id in ids]
-        manifest = make_manifest(rows, 16)
+        manifest = make_manifest(rows, clips_per_shard)
         write_manifest(manifest, folder / "manifest.parquet")
         store = open_store(folder, "hdf5")
         for name, shape in STEPS.items():
             features = np.random.default_rng(0).standard_normal((len(ids), *shape)).astype(np.float16)
-            digest = clips_digest(manifest.clips)
-            fingerprint = {"stage": name, "weights": made_by[name], "config": {}, "media": {}, "clips": digest}
-            store.write(name, 0, ShardContent(ids, labels, ("test",) * len(ids), fingerprint, {"features": features}))
+            for shard in range(manifest.shard_count):
+                rows = slice(shard * clips_per_shard, (shard + 1) * clips_per_shard)
+                digest = clips_digest(manifest.shard(shard))
+                fingerprint = {"stage": name, "weights": made_by[name], "config": {}, "media": {}, "clips": digest}
+                splits = ("test",) * len(ids[rows])
+                content = ShardContent(ids[rows], labels[rows], splits, fingerprint, {"features": features[rows]})
+                store.write(name, shard, content)
         return folder
 
     return make

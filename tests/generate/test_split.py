@@ -14,17 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from common.errors import CacheError, WriteError
+from common.errors import CacheError, DeviceMemoryError, WriteError
 from generate.__main__ import note_other_preset
 from generate.audioldm2 import AudioLDM2
+from generate.found import Found
 from generate.records import Outcome, prepare_folder, write_records
-from generate.sampling import Sampler, load_sampler
-from generate.split import generate_split
+from generate.sampling import Sampler, Sound, load_sampler
+from generate.split import _sampled, generate_split
 from manifests.manifest import Clip
 from pipeline.cache import open_store
 from pipeline.media.writing import read_wav, wav_comment, write_wav
 from pipeline.sources import SourceFile
 from presets import load_preset
+from tests.generate import refusing
 from tests.generate.test_mux import make_picture, pictures
 from tests.media_factory import make_media
 from tests.tiny import TINY
@@ -39,14 +41,14 @@ def made(out):
     return {row["clip_id"]: row for row in pq.read_table(out / "made.parquet").to_pylist()}
 
 
-def noise(self, visual, labels, clip_ids):
-    return np.full((len(clip_ids), 160_000), 0.1, np.float32)
+def noise(self, batch, on_step=None):
+    return Sound(torch.full((len(batch.clip_ids), 160_000), 0.1))
 
 
 @pytest.fixture
 def any_sound(monkeypatch):
     """For tests of what becomes of the sound."""
-    monkeypatch.setattr(Sampler, "generate", noise)
+    monkeypatch.setattr(Sampler, "start", noise)
 
 
 class Links(HTMLParser):
@@ -122,7 +124,7 @@ def test_one_clip_that_fails_does_not_end_the_job(generate, make_cache, clip, tm
     clips = {name: (clip, name) for name in ("good1", "good2", "nan", "inf", "text")}
     cache = make_cache(tmp_path / "cache", {**clips, "broken": (tmp_path / "broken.mp4", "")})
     order = sorted([*clips, "broken"])
-    decode, encode, at = AudioLDM2.decode, AudioLDM2.encode_labels, {"row": 0}
+    decode, encode, at = AudioLDM2.decode_on_device, AudioLDM2.encode_labels, {"row": 0}
 
     def encode_labels(self, labels):
         if "text" in labels:
@@ -138,7 +140,7 @@ def test_one_clip_that_fails_does_not_end_the_job(generate, make_cache, clip, tm
         return waveforms
 
     monkeypatch.setattr(AudioLDM2, "encode_labels", encode_labels)
-    monkeypatch.setattr(AudioLDM2, "decode", decode_broken)
+    monkeypatch.setattr(AudioLDM2, "decode_on_device", decode_broken)
     text = generate("--cache", cache, "-o", tmp_path / "out", "--set", "generation.batch=3", code=8)
     assert "2 made, 0 already there, 4 failed" in text
     rows = made(tmp_path / "out")
@@ -151,7 +153,7 @@ def test_one_clip_that_fails_does_not_end_the_job(generate, make_cache, clip, tm
     for folder in ("wav", "wav_8s"):
         assert {path.stem for path in (tmp_path / "out" / folder).iterdir()} == {"good1", "good2"}
     monkeypatch.undo()
-    monkeypatch.setattr(Sampler, "generate", noise)
+    monkeypatch.setattr(Sampler, "start", noise)
     text = generate("--cache", cache, "-o", tmp_path / "out", code=8)
     assert "3 made, 2 already there, 1 failed" in text
     assert {clip_id: row["reason"] == "" for clip_id, row in made(tmp_path / "out").items()} == {
@@ -230,18 +232,6 @@ class TestInputsAndFoldersThatCannotBe:
             assert "is a file, not a folder" in generate("--cache", cache, "-o", tmp_path / out, code=6)
 
 
-def refuse_writing(monkeypatch, number, *names):
-    """The kernel's answer to a write, put in: root may write everywhere, and a disk is rarely full."""
-    real = os.fsync
-
-    def fsync(descriptor):
-        if any(name in os.readlink(f"/proc/self/fd/{descriptor}") for name in names):
-            raise OSError(number, os.strerror(number))
-        return real(descriptor)
-
-    monkeypatch.setattr("common.writing.os.fsync", fsync)
-
-
 @pytest.mark.parametrize(
     ("number", "words", "where"),
     [
@@ -255,17 +245,25 @@ def refuse_writing(monkeypatch, number, *names):
 def test_a_disk_that_takes_no_more_blames_no_clip(
     sampler, make_cache, clip, tmp_path, monkeypatch, number, words, where
 ):
+    """The kernel's answer to a write in a worker, put in: root may write everywhere, and a disk is rarely full."""
     store = open_store(make_cache(tmp_path / "cache", {"a": (clip, ""), "b": (clip, "")}), "hdf5")
     clips = [Clip(name, "", 0, "", "test", str(clip)) for name in ("a", "b")]
-    refuse_writing(monkeypatch, number, f"/{where}/")
+    monkeypatch.setenv("REFUSED", f"{number} /{where}/")
+    monkeypatch.setattr("generate.clip_files.write_clip", refusing.write_clip)
     with pytest.raises(WriteError, match=words) as caught:
         generate_split(sampler, store, clips, tmp_path / "out")
     assert caught.value.exit_code == 6
     assert "clip.mp4" not in str(caught.value)
     assert not list((tmp_path / "out").glob("wav/*"))
-    monkeypatch.setattr("common.writing.os.fsync", lambda descriptor: None)  # there is room again
+    assert_nothing_is_left(tmp_path / "out")
+    assert {row["reason"] for row in made(tmp_path / "out").values()} == {"not made yet"}
+    monkeypatch.delenv("REFUSED")  # there is room again
     if number == errno.ENOSPC:
         assert generate_split(sampler, store, clips, tmp_path / "out").done == ["a", "b"]
+
+
+def assert_nothing_is_left(out):
+    assert [path for path in out.rglob("*") if path.name.startswith(".")] == []
 
 
 # --- what tasks share ------------------------------------------------------------------------------------------------
@@ -292,7 +290,7 @@ def test_tasks_that_end_together_lose_nothing(tmp_path):
         start.wait()
         prepare_folder(tmp_path, {"steps": 1})
         outcome = Outcome(failed={f"clip{n:02}": f"reason {n}" for n in (number, number + 12)})
-        write_records("tiny", "", {"steps": 1}, clips, outcome, tmp_path)
+        write_records(load_preset(TINY), {"steps": 1}, clips, outcome, tmp_path)
 
     threads = [threading.Thread(target=task, args=(number,)) for number in range(12)]
     for thread in threads:
@@ -342,17 +340,22 @@ def test_a_folder_of_something_else(tmp_path):
 def test_a_damaged_list_is_made_anew(tmp_path):
     write_wav(tmp_path / "wav" / "a.wav", np.zeros(10), 16_000)
     (tmp_path / "made.parquet").write_bytes(b"PAR1")
-    write_records("tiny", "", {}, [Clip("a", "", 0, "", "test", "")], Outcome(), tmp_path)
+    write_records(load_preset(TINY), {}, [Clip("a", "", 0, "", "test", "")], Outcome(), tmp_path)
     assert made(tmp_path)["a"]["wav"] == "wav/a.wav"
     assert json.loads(pq.read_table(tmp_path / "made.parquet").schema.metadata[b"settings"])["preset"] == "tiny"
 
 
 def test_a_batch_that_fails_is_tried_clip_by_clip(sampler):
-    from generate.split import _generate
-
     clips = [Clip(name, "", 0, name, "test", "") for name in ("a", "b", "c")]
-    features = {"cavp": np.zeros((3, 40, 64), np.float32), "timechat": np.zeros((3, 10, 96), np.float32)}
-    whole = _generate(sampler, clips, features)
+    features = {"cavp": np.zeros((40, 64), np.float32), "timechat": np.zeros((10, 96), np.float32)}
+    batch = [Found(clip, "lacks", "", features) for clip in clips]
+
+    def sampled():
+        ((given, made),) = _sampled(sampler, iter([batch]), Outcome())
+        assert given is batch
+        return made
+
+    whole = sampled()
     real = sampler.audioldm2.encode_labels
 
     def fails(labels):
@@ -361,7 +364,7 @@ def test_a_batch_that_fails_is_tried_clip_by_clip(sampler):
         return real(labels)
 
     sampler.audioldm2.encode_labels = fails
-    alone = _generate(sampler, clips, features)
+    alone = sampled()
     assert str(alone[1]) == "no b"
     for row in (0, 2):
         np.testing.assert_allclose(alone[row], whole[row], atol=5e-3)
@@ -370,8 +373,8 @@ def test_a_batch_that_fails_is_tried_clip_by_clip(sampler):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
     sampler.audioldm2.encode_labels = too_large
-    with pytest.raises(Exception, match=r"generation\.batch.*2 GiB") as caught:
-        _generate(sampler, clips, features)
+    with pytest.raises(DeviceMemoryError, match=r"generation\.batch.*2 GiB") as caught:
+        sampled()
     assert caught.value.exit_code == 8
 
 

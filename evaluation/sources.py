@@ -1,0 +1,59 @@
+"""True sound and picture of clips from their own videos, as ``OUT/truth`` and ``OUT/mp4`` have them for some."""
+
+from __future__ import annotations
+
+import io
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import ClipError
+from evaluation.pictures import PictureInput
+from evaluation.sounds import SoundInput
+from pipeline.media import check_file, decode_waveform, is_silent
+from pipeline.media.writing import to_16_bit
+from presets.config import MediaConfig
+
+
+@dataclass(frozen=True)
+class TrueSound:
+    """What a network hears of a clip's true sound: the window that extraction decodes, as a 16-bit wav.
+
+    Bit for bit what is read of the file in ``OUT/truth``. What av-benchmark would read of the video itself differs:
+    it resamples the stream at its own rate, and knows no window.
+    """
+
+    of: SoundInput
+    media: MediaConfig
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """float32 (samples,) as :meth:`SoundInput.read`; raises :class:`ClipError`, also ``silent``."""
+        path = Path(path)
+        check_file(path)
+        waveform = decode_waveform(path, self.media, 0.0)
+        if is_silent(waveform, self.media):
+            raise ClipError("silent", f"{path}: peak under {self.media.silence_threshold_db:g} dB of full scale")
+        memory = io.BytesIO()
+        with wave.open(memory, "wb") as wav:
+            wav.setnchannels(1)
+            wav.setsampwidth(2)
+            wav.setframerate(self.media.sample_rate)
+            wav.writeframes(to_16_bit(waveform).tobytes())
+        memory.seek(0)
+        return self.of.read_open(memory, path)
+
+
+@dataclass(frozen=True)
+class TruePicture:
+    """What a network sees of a clip's video, from the container's start on, where the clip begins."""
+
+    of: PictureInput
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """As :meth:`PictureInput.read`; raises :class:`ClipError`."""
+        return self.of.read(path, from_origin=True)
+
+
+Reader = SoundInput | PictureInput | TrueSound | TruePicture
