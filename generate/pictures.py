@@ -28,8 +28,9 @@ def _filters() -> np.ndarray:
 
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:
-    """16-kHz waveform (samples,) of at least 64 ms -> log-mel (bins, frames) in dB, one frame every 10 ms."""
-    frames = np.lib.stride_tricks.sliding_window_view(np.asarray(waveform, np.float32), _WINDOW)[::_HOP]
+    """16-kHz waveform (samples,), as if of at least 64 ms -> log-mel (bins, frames) in dB, one frame every 10 ms."""
+    whole = np.pad(np.asarray(waveform, np.float32), (0, max(0, _WINDOW - len(waveform))))
+    frames = np.lib.stride_tricks.sliding_window_view(whole, _WINDOW)[::_HOP]
     spectrum = np.fft.rfft(frames * np.hanning(_WINDOW).astype(np.float32), axis=1)
     power = np.square(spectrum.real) + np.square(spectrum.imag)
     return (10 * np.log10(power.astype(np.float32) @ _filters() + _FLOOR)).T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import multiprocessing
 import os
@@ -29,9 +30,11 @@ class Ended:
     output: str
 
 
-def _watch(folder: Path, counter: Path, kill_at: int | None, after: bool) -> None:
-    """Count the calls that change the folder, and die at one of them: before it is done, or after."""
-    done = 0
+def _watch(folder: Path, counter: Path, kill_at: int | None, after: bool, victims: tuple[int, ...]) -> None:
+    """Count the calls that change the folder, and die at one of them: before it is done, or after.
+
+    The counter is a file: workers, which write most, count on. ``victims`` die beside the process itself.
+    """
 
     def inside(argument: object) -> bool:
         try:
@@ -40,20 +43,29 @@ def _watch(folder: Path, counter: Path, kill_at: int | None, after: bool) -> Non
             return False
         return str(path).startswith(str(folder))
 
+    def next_number() -> int:
+        with open(counter, "a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            number = int(file.read() or 0) + 1
+            file.truncate(0)
+            file.write(str(number))
+        return number
+
+    def die() -> None:
+        for victim in (*victims, os.getpid()):
+            os.kill(victim, signal.SIGKILL)
+
     def watched(function):
         def call(*arguments, **options):
-            nonlocal done
             if not any(inside(argument) for argument in arguments):
                 return function(*arguments, **options)
-            done += 1
-            mine = done
+            mine = next_number()
             if mine == kill_at and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
             result = function(*arguments, **options)
             if mine == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            with open(counter, "w") as file:
-                file.write(str(done))
+                die()
             return result
 
         return call
@@ -63,12 +75,22 @@ def _watch(folder: Path, counter: Path, kill_at: int | None, after: bool) -> Non
             setattr(module, name, watched(getattr(module, name)))
 
 
+def watch_worker(folder: str, counter: str, kill_at: int | None, after: bool, victims: tuple[int, ...]) -> None:
+    """:func:`_watch` in a worker; the command dies with it."""
+    _watch(Path(folder), Path(counter), kill_at, after, victims)
+
+
 def _run(arguments: list[str], folder: Path, note: Path, kill_at: int | None, after: bool) -> None:
     output = os.open(note / "output", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.setpgid(0, 0)
-    _watch(folder, note / "steps", kill_at, after)
+    _watch(folder, note / "steps", kill_at, after, ())
+    how = (str(folder), str(note / "steps"), kill_at, after, (os.getpid(),))
+    decoding = importlib.import_module("pipeline.decoding")
+    watching = f"from tests.killing import watch_worker; watch_worker(*{how!r}); "
+    head, serve = decoding._BOOT.split("from pipeline", 1)
+    decoding._BOOT = f"{head}{watching}from pipeline{serve}"
     sys.argv = arguments
     importlib.import_module(f"{arguments[0]}.__main__").app(arguments[1:], prog_name=arguments[0])
 
