@@ -152,7 +152,7 @@ def generate(
     seconds = time.monotonic() - started
     example = next(iter(result.done or result.skipped), "")
     example_video = video_of(output, example) if example else ""
-    first = next((f"{clip_id}: {note}" for clip_id, note in result.notes.items()), "")
+    first = next((f"{clip_id}: {note}" for clip_id, note in result.notes.items() if note), "")
     summary(
         "generate",
         {
@@ -165,7 +165,7 @@ def generate(
             **{f"failed {clip_id}": reason for clip_id, reason in list(result.failed.items())[:NAMED]},
             "seconds": f"{seconds:.1f}, of which sampler {result.sampler_seconds:.1f}",
             **({"rate": f"{len(result.done) / seconds:.3g} clips/s"} if result.done else {}),
-            **({"notes": f"{len(result.notes)} clips, in made.parquet; {first}"} if first else {}),
+            **({"notes": f"{sum(map(bool, result.notes.values()))} clips, in made.parquet; {first}"} if first else {}),
             **({"wav": output / "wav" / f"{example}.wav"} if example else {}),
             **({"video": output / example_video} if example_video else {}),
             "mapper": named_mapper(source, settings),

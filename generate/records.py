@@ -33,7 +33,7 @@ _COLUMNS = ("clip_id", "label", "split", "wav", "video", "reason", "note", "sour
 
 @dataclass
 class Outcome:
-    """``failed``: clip id -> reason. ``notes``: clip id -> what is to be said of a clip whose files were written.
+    """``failed``: clip id -> reason. ``notes``: clip id -> what is to be said of a clip whose files were written, or "".
 
     ``changed``: those whose sound was there, made from another video, label or other features. ``sampler_seconds``:
     in the sampler alone.
@@ -52,7 +52,7 @@ class Outcome:
         for ids in (self.done, self.skipped, self.changed):
             ids.sort(key=place.__getitem__)
         self.failed = dict(sorted(self.failed.items(), key=lambda item: place[item[0]]))
-        self.notes = {i: note for i, note in sorted(self.notes.items(), key=lambda item: place[item[0]]) if note}
+        self.notes = dict(sorted(self.notes.items(), key=lambda item: place[item[0]]))
 
 
 @contextmanager

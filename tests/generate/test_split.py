@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from common.errors import CacheError, DeviceMemoryError, WriteError
-from generate.__main__ import note_other_preset
 from generate.audioldm2 import AudioLDM2
 from generate.found import Found
+from generate.mappers import note_other_preset
 from generate.records import Outcome, prepare_folder, write_records
 from generate.sampling import Sampler, Sound, load_sampler
 from generate.split import _sampled, generate_split
