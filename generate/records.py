@@ -33,7 +33,7 @@ _COLUMNS = ("clip_id", "label", "split", "wav", "video", "reason", "note", "sour
 
 @dataclass
 class Outcome:
-    """``failed``: clip id -> reason. ``notes``: clip id -> what is to be said (or "") of a clip whose files were written.
+    """``failed``: clip id -> reason. ``notes``: clip id -> what is said (or "") of a clip whose files were written.
 
     ``changed``: those whose sound was there, made from another video, label or other features. ``sampler_seconds``:
     in the sampler alone.
