@@ -30,5 +30,10 @@ def test_benchmark(name, options, result, tmp_path):
     values = json.loads((tmp_path / f"{result}.json").read_text())
     assert values.get("frechet_distance", values)["relative_difference"] < 1e-4
     assert values["machine"]["device"]
+    if name == "generate":
+        assert values["ours"]["seconds, wav and wav_8s"]["wall_over_sampler"] >= 1
+        for contender in ("ours", "AudioLDM2Pipeline loop"):
+            hours = values[contender]["hours_for_15000_clips"]
+            assert 0 < hours["sampler"] < hours["all"]
     if name == "evaluation":
         assert values["from_files"]["hours_for_15000_clips"]["generated"] > 0
