@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from generate.clip_files import ClipFiles, write_clip
 
 from benchmarks.common import seconds, write_result
 from benchmarks.extract import render
@@ -33,6 +32,7 @@ from benchmarks.full_size import difference, diffusers_waveform
 from benchmarks.predict import seeded_mapper
 from common.runtime import quiet_libraries
 from generate.audioldm2 import Conditioning
+from generate.clip_files import ClipFiles, write_clip
 from generate.sampling import Batch, Sampler, Sound, load_sampler
 from generate.split import generate_split
 from manifests.manifest import Clip, clips_from_folder, make_manifest
