@@ -25,6 +25,7 @@ from generate.mappers import mapper_source
 from generate.sampling import Sampler
 from generate.video_to_audio import VideoToAudio
 from manifests.folders import MADE_FILMS, find_videos
+from pipeline.decoding import DecodePool
 from pipeline.media.writing import read_wav
 from presets import load_preset
 from tests.commands import ROOT, run
@@ -41,9 +42,27 @@ def loaded(run_folder):
     return VideoToAudio.from_pretrained(run_folder, load_preset(TINY, SMALL[1:]))
 
 
+@pytest.fixture(scope="module")
+def pools():
+    """Worker processes by their number, for all tests in this process."""
+
+    class Kept(DecodePool):
+        def __exit__(self, *exception):
+            pass
+
+        def abandon(self):
+            pass
+
+    kept = {}
+    yield lambda media, workers, *limits: kept.setdefault(workers, Kept(media, workers, *limits))
+    for pool in kept.values():
+        DecodePool.__exit__(pool)
+
+
 @pytest.fixture(autouse=True)
-def loaded_once(loaded, monkeypatch):
+def loaded_once(loaded, pools, monkeypatch):
     """The models are loaded once for all tests in this process, which differ in the settings of generation alone."""
+    monkeypatch.setattr("generate.films.DecodePool", pools)
 
     def load(mapper, preset, device):
         assert preset.media == loaded.sampler.preset.media
@@ -133,6 +152,24 @@ def test_twenty_files_of_which_five_are_bad(run_folder, clip, tmp_path):
     assert record["c0.mp4"]["label"] == ""
 
 
+def test_interrupted_and_run_again(generate, videos, sampled, tmp_path, monkeypatch):
+    folder, stub = videos("a.mp4", "b.mp4", "c.mp4"), Sampler.synthesise
+
+    def interrupted(self, *arguments, **options):
+        if len(sampled) == 2:
+            raise KeyboardInterrupt
+        return stub(self, *arguments, **options)
+
+    options = (*SMALL, "--set", "generation.batch=1")
+    monkeypatch.setattr(Sampler, "synthesise", interrupted)
+    assert "run the same command again to go on" in generate(folder, "-o", tmp_path / "out", *options, code=130)
+    monkeypatch.setattr(Sampler, "synthesise", stub)
+    recorded = len(lines(tmp_path / "out")) if (tmp_path / "out" / MADE_FILMS).exists() else 0
+    assert f"{3 - recorded} made, {recorded} already" in generate(folder, "-o", tmp_path / "out", *options)
+    assert files(tmp_path / "out") == {"a.mp4", "b.mp4", "c.mp4"}
+
+
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again(run_folder, generate, videos, tmp_path):
     folder = videos(*(f"v{n}.mp4" for n in range(3)))
     options = (*SMALL, "--set", "generation.batch=1", "--suffix", ".wav")
