@@ -108,7 +108,7 @@ def build_page(maker: Maker, examples: Sequence[tuple[Path, str]], classes: Sequ
 
         wanted = Request(
             video=Path(video),
-            label=(label or "").strip(),
+            label=str(label or "").strip(),
             seed=None if seed is None else int(seed),
             steps=int(steps),
             guidance_scale=float(guidance),
@@ -155,6 +155,7 @@ def build_page(maker: Maker, examples: Sequence[tuple[Path, str]], classes: Sequ
             with gr.Column(scale=5, min_width=320):
                 limits = f"up to {maker.limits.seconds:g} s and {maker.limits.megabytes:g} MB"
                 video = gr.Video(label=f"Film, {limits}", sources=["upload"], height=270, elem_id="film")
+                only_from(video, maker.place.files)
                 label = gr.Dropdown(
                     list(classes),
                     value="",
@@ -214,10 +215,22 @@ def build_page(maker: Maker, examples: Sequence[tuple[Path, str]], classes: Sequ
     return page
 
 
+def only_from(component: Any, folder: Path) -> None:
+    """gradio would take any file of this machine that a program names, and fetch one from any address."""
+    move = component.async_move_resource_to_block_cache
+
+    async def move_file(path: str | Path | None) -> str | None:
+        if path is not None and not Path(path).resolve().is_relative_to(folder):
+            raise told("A film is uploaded here, not taken from elsewhere.")
+        return await move(path)
+
+    component.async_move_resource_to_block_cache = move_file
+
+
 def application(page: gr.Blocks, most_bytes: int) -> FastAPI:
     """What a server runs. ``gradio``'s own ``launch`` asks its own address first, which a proxy or a slow machine
     answers wrongly."""
-    return gr.mount_gradio_app(
+    served: FastAPI = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),  # they would load from elsewhere
         page,
         path="",
@@ -232,6 +245,10 @@ def application(page: gr.Blocks, most_bytes: int) -> FastAPI:
         css=CSS,
         head=HEAD,
     )
+    # What ``launch`` sets: without it gradio takes any file of this machine that a program names for an upload, and
+    # does not see that a tab was closed.
+    page.has_launched = page.is_running = True
+    return served
 
 
 def usable_schedulers(maker: Maker) -> list[str]:

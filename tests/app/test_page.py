@@ -5,9 +5,10 @@ import socket
 import gradio as gr
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from app.making import StoppedError
-from app.page import build_page, said, theme, usable_schedulers
+from app.page import application, build_page, said, theme, usable_schedulers
 from common.errors import ClipError
 from tests.commands import run_here
 
@@ -54,6 +55,40 @@ def test_one_thing_at_a_time_for_a_bounded_queue(maker, tmp_path):
     assert page._queue.max_size == 20
     assert not page.analytics_enabled
     assert [fn.api_name for fn in page.fns.values() if fn.api_visibility == "public"] == ["make"]
+
+
+def test_what_a_program_may_ask(maker, film, monkeypatch):
+    """No file that was not uploaded, and nothing from elsewhere."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(maker.place.files))
+    upload = maker.place.files / "0" / film.name
+    upload.parent.mkdir()
+    upload.write_bytes(film.read_bytes())
+    example = film.with_name("example.mp4")
+    example.write_bytes(film.read_bytes())
+    asked = []
+    monkeypatch.setattr(maker, "make", lambda request, on_progress: asked.append(request) or fails(StoppedError())())
+
+    def ask(path):
+        """As a browser does, without one; the answer's lines."""
+        film = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        data = [film, "dog barking", 0, 1, 3.5, 1, "DDIMScheduler", ""]
+        event = client.post("/gradio_api/call/make", json={"data": data}).json()["event_id"]
+        return client.get(f"/gradio_api/call/make/{event}").text
+
+    with TestClient(application(build_page(maker, [(example, "tone")]), 2**20)) as client:
+        for path in (film, "/etc/passwd", f"{upload.parent}/../../.in-use", "http://127.0.0.1:9/film.mp4"):
+            assert "event: error" in ask(path), path
+        assert "A film is uploaded here, not taken from elsewhere" in ask("http://127.0.0.1:9/film.mp4")
+        assert asked == []
+        assert "event: complete" in ask(example)
+        assert asked.pop().video == example
+        assert "event: complete" in ask(upload)
+        assert [request.video for request in asked] == [upload]
+        large = client.post("/gradio_api/upload", files={"files": ("large.mp4", bytes(2**20 + 1))})
+        assert large.status_code == 413
+        assert not [path for path in maker.place.files.rglob("*.mp4") if path != upload]
+        for page in ("docs", "redoc", "monitoring", "gradio_api/file=/etc/passwd"):
+            assert client.get(f"/{page}").status_code in (403, 404), page
 
 
 def test_no_font_comes_from_elsewhere():
