@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from common.console import out, progress, shown, summary
-from common.errors import IncompleteError, MFMError
+from common.errors import IncompleteError, InputError, MFMError
 from generate.film_plan import plan_folder
 from generate.film_record import MADE_FILMS
 from generate.film_work import FilmOptions, write_sound
@@ -100,6 +100,8 @@ def folder_of_videos(
 ) -> None:
     """Make the sound of every video below a folder. Raises :class:`IncompleteError` if some could not be made."""
     _check(options, settings)
+    if options.codec == "h264" and suffix == ".webm":
+        raise InputError("a webm file holds no H.264: take --suffix .mp4, .mov or .mkv")
     plan = plan_folder(folder, output, suffix, label, labels)
     for note in plan.notes:
         out.print(f"note: {shown(note)}")

@@ -536,6 +536,7 @@ def test_flags_that_do_not_go_together(generate, videos, sampled, tmp_path, kind
         (("--audio", "loud"), 4, "unknown way 'loud'"),
         (("--audio", "mix", "--gain", "99"), 4, "from -60 to 60 dB"),
         (("--suffix", "wav", "--rate", 5), 4, "8000"),
+        (("--suffix", "webm", "--video-codec", "h264"), 4, "holds no H.264"),
     ],
 )
 def test_values_that_cannot_be(generate, videos, sampled, tmp_path, flags, code, says):
