@@ -307,7 +307,8 @@ class VideoToAudio:
     def cosines(self, windows: np.ndarray, tokens: Tensor) -> Tensor:
         """Between predicted tokens and AudioMAE's of the sound, (windows, 8)."""
         if self._judge is None:
-            self._judge = load_encoder("audiomae", preset=self.sampler.preset, device=self.device)
+            preset = self.sampler.preset
+            self._judge = load_encoder(preset.audioldm2.target, preset=preset, device=self.device)
         heard = self._judge.encode(torch.from_numpy(windows))
         return torch.nn.functional.cosine_similarity(heard, tokens.float(), dim=-1).cpu()
 

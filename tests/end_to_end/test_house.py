@@ -45,8 +45,9 @@ def test_imports_point_one_way(package):
 
 
 def test_looking_at_a_cache_loads_no_torch():
-    """What ``make status`` imports: a look at a cache answers at once."""
-    script = "import sys, pipeline.report, pipeline.stages, pipeline.cache; print('torch' in sys.modules)"
+    """What ``make status`` does, presets and what is known of encoders included: it answers at once."""
+    imports = "import sys, pipeline.report, pipeline.stages, pipeline.cache, pipeline.encoders, presets"
+    script = f"{imports}; presets.load_preset('micro', ['encoders.cavp.width=9']); print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said == "False\n"
 

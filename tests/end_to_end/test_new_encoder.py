@@ -42,7 +42,6 @@ class MeanColour(Encoder):
         frames = frames.to(self.device).float() / 255
         return adaptive_avg_pool2d(frames.flatten(0, 1), self.config.cells).view(*frames.shape[:2], -1)
 '''
-LINE = {"mean_colour": "mean_colour:MeanColourConfig"}
 SETTINGS = (
     "mapper.encoders=[mean_colour]", "encoders.mean_colour.cells=1", "mapper.layers=1", "training.epochs=1",
     "generation.steps=1", "cache.decode_workers=0",
@@ -54,7 +53,8 @@ SET = [word for setting in SETTINGS for word in ("--set", setting)]
 def registered(tmp_path, monkeypatch):
     (tmp_path / "mean_colour.py").write_text(FILE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(ENCODERS, "_places", {**ENCODERS._places, **LINE})
+    monkeypatch.setattr(ENCODERS, "_places", dict(ENCODERS._places))
+    ENCODERS.add("mean_colour", "mean_colour:MeanColourConfig")
 
 
 def test_the_whole_line(registered, tmp_path):
