@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from trainer.fusion import FUSIONS
 from trainer.mapper import Mapper, MapperSpec, build_gpt2, error_per_clip
-
-
-def timestep_embedding(times: Tensor, width: int) -> Tensor:
-    """Sinusoidal embedding of diffusion times (B,) -> (B, width)."""
-    half = width // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=times.device) / half)
-    angles = times[:, None].float() * frequencies
-    embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
-    return nn.functional.pad(embedding, (0, width - 2 * half))
 
 
 class DiffusionMapper(Mapper):
@@ -61,8 +52,9 @@ class DiffusionMapper(Mapper):
         """Noisy scaled targets (B, T_c, D_c) at times (B,) -> the clean ones."""
         fused = self.fusion({name: visual[name].float() for name in self.fusion.names})
         batch, steps = len(noisy), self.spec.target[0]
+        embedded = get_timestep_embedding(times, noisy.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
         parts = [
-            self.time(timestep_embedding(times, self.spec.target[1]))[:, None],
+            self.time(embedded)[:, None],
             fused,
             self.noisy(noisy),
             self.tokens.expand(batch, -1, -1),
