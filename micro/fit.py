@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 Step = Callable[[int], dict[str, Tensor]]
 
@@ -59,13 +60,15 @@ class Fit:
         checkpoint, log = self.folder / f"{self.name}.pt", self.folder / f"{self.name}.jsonl"
         module.to(self.device)
         optimizer = torch.optim.AdamW(module.parameters(), self.learning_rate, weight_decay=0.01)
-        averaged = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        averaged = AveragedModel(module, avg_fn=self._average)
+        averaged.update_parameters(module)  # begins with the drawn weights
         first, spent, done = 0, 0.0, False
         if checkpoint.is_file():
             state = torch.load(checkpoint, weights_only=True, map_location=self.device)
             module.load_state_dict(state["module"])
             optimizer.load_state_dict(state["optimizer"])
-            averaged, first, spent, done = state["averaged"], state["step"], state["seconds"], state["done"]
+            averaged.load_state_dict(state["averaged"])
+            first, spent, done = state["step"], state["seconds"], state["done"]
         module.train()
         sums: dict[str, float] = {}
         started = time.monotonic()
@@ -82,7 +85,7 @@ class Fit:
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             if self.average:
-                self._average(averaged, module, number)
+                averaged.update_parameters(module)
             for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
             last = number + 1 == self.steps
@@ -99,29 +102,27 @@ class Fit:
                 with log.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 print(self.name, line, flush=True)
-                state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged}
+                state = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
+                state |= {"averaged": averaged.state_dict(), "step": number + 1, "seconds": seconds, "done": done}
                 temporary = checkpoint.with_suffix(".tmp")
-                torch.save({**state, "step": number + 1, "seconds": seconds, "done": done}, temporary)
+                torch.save(state, temporary)
                 temporary.rename(checkpoint)
         if self.average:
-            module.load_state_dict(averaged)
+            module.load_state_dict(averaged.module.state_dict())
         module.eval()
 
-    def _average(self, averaged: dict[str, Tensor], module: nn.Module, number: int) -> None:
-        decay = min(self.average, (number + 1) / (number + 10))
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                averaged[name].lerp_(value, 1 - decay)
-            else:
-                averaged[name].copy_(value)
+    def _average(self, averaged: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
+        """Exponential moving average, whose decay grows with the steps that are done."""
+        done = float(updates)
+        return averaged.lerp(value, 1 - min(self.average, done / (done + 9)))
 
     def _measure(
-        self, module: nn.Module, averaged: dict[str, Tensor], held_out: Callable[[], dict[str, Tensor]]
+        self, module: nn.Module, averaged: AveragedModel, held_out: Callable[[], dict[str, Tensor]]
     ) -> dict[str, float]:
         """Figures of the weights that the stage would end with; training goes on as if nothing had been asked."""
         current = {k: v.detach().clone() for k, v in module.state_dict().items()}
         if self.average:
-            module.load_state_dict(averaged)
+            module.load_state_dict(averaged.module.state_dict())
         module.eval()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
