@@ -60,9 +60,13 @@ def gather(names: Sequence[str], folder: Path, only: Collection[str] = ()) -> Fe
 
 def confidence_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean over clips, by bootstrap (1000 resamples, fixed seed)."""
+    from scipy.stats import bootstrap  # takes a second to import
+
+    if len(values) < 2:
+        return float(values[0]), float(values[0])
     random = np.random.default_rng(_SEED)
-    means = values[random.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    method: dict[str, Any] = {"method": "percentile", "n_resamples": _RESAMPLES, "confidence_level": _CONFIDENCE}
+    low, high = bootstrap((values,), np.mean, random_state=random, **method).confidence_interval
     return float(low), float(high)
 
 
