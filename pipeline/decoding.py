@@ -3,7 +3,12 @@
 A file can make a decoder loop for ever in native code, holding the interpreter lock; a thread could not be
 stopped, a process can. Whatever opens a user's file goes through here: :class:`DecodePool` for many clips,
 :mod:`pipeline.background` beside other work, :func:`decode_killable` and :func:`killable` for one call. A clip whose
-worker dies or outruns the limit is tried once more with the other decoder in a new worker, then given up.
+worker dies or outruns the limit is tried once more with the other decoder, if there is one, in a new worker, then
+given up.
+
+Why not pebble's ProcessPool, which has limits and notices deaths, too: it starts workers through multiprocessing,
+which runs the user's own script again in each of them (or forks a process that has threads), its map draws all calls
+before the first result, and it has no second way to try.
 """
 
 from __future__ import annotations

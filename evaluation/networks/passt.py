@@ -2,6 +2,9 @@
 
 Koutini et al. 2022, official repositories kkoutini/PaSST and kkoutini/passt_hear21. At 32 kHz, the clip padded with
 silence to 10 s, without patchout.
+
+Not transformers' ASTModel: its one positional embedding and its split query, key and value are not the file's, and
+mapping them would take more than the twelve blocks that Synchformer shares.
 """
 
 from __future__ import annotations
