@@ -6,40 +6,29 @@ import hashlib
 import json
 import math
 import os
-import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import yaml
 from accelerate.utils import gather_object, set_seed
 
-from common.errors import CacheError, InputError, MFMError, WeightsError
-from common.writing import make_folder, remove_leftovers, write_text
+from common.errors import CacheError, InputError, MFMError
+from common.writing import write_text
 from pipeline.cache import Store
 from presets import Preset
-from presets.identity import differences
-from trainer.checkpoints import (
-    MODEL,
-    Progress,
-    check_sums,
-    load_checkpoint,
-    refuse_pickles,
-    save_checkpoint,
-    whole_folder,
-)
-from trainer.curves import draw_curves
+from trainer.checkpoints import Progress, load_checkpoint
 from trainer.data import TARGET, Batch, Data, epoch_order, load_data
 from trainer.device import build_accelerator
 from trainer.initialise import initial_weights, initialise
-from trainer.mapper import Mapper, MapperSpec, read_spec
+from trainer.mapper import Mapper, MapperSpec
 from trainer.provenance import features_provenance, record_kind
 from trainer.registry import build_mapper
+from trainer.run_folder import RunFolder
+from trainer.schedule import build_schedule, set_steps
 from trainer.validate import target_statistics, validate
 
 
@@ -47,11 +36,6 @@ class TrainingError(MFMError):
     """Training cannot go on: a loss that is not finite, with the clips of the batch."""
 
     exit_code = 8
-
-
-_DRAWN_EVERY_SECONDS = 10.0
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -73,15 +57,10 @@ _FREE = ("epochs", "log_every", "data", "compile")
 
 
 class Trainer:
-    """One run in one folder.
-
-    ``train.yaml`` (settings), ``metrics.jsonl``, ``curves.png``, ``worst_clips.json``, ``logs/``
-    (TensorBoard), ``checkpoints/`` (the last two), ``mapper/`` (last) and ``mapper-best/`` (lowest
-    free-running validation error).
-    """
+    """One run in one folder, :class:`trainer.run_folder.RunFolder`."""
 
     def __init__(self, preset: Preset, store: Store, run: str | Path, device: str = "auto"):
-        self.preset, self.run = preset, Path(run)
+        self.preset = preset
         training = preset.training
         self.accelerator = build_accelerator(device, training.mixed_precision, run)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
@@ -114,10 +93,12 @@ class Trainer:
             fused=True,
         )
         # Not prepared: Accelerate would step it once a process, but our batches are global.
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
+        self.steps_per_epoch = -(-self.train_clips // training.global_batch)
+        self.schedule = build_schedule(optimizer, training, training.epochs * self.steps_per_epoch)
         if training.compile:
             model.compile()
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.folder = RunFolder(run, self.accelerator)
         self.epoch = 0
         self.metrics: list[dict[str, int | float | None]] = []
         self.notes: list[str] = []
@@ -127,16 +108,6 @@ class Trainer:
                 f"the features were made with preset {', '.join(map(repr, sorted(map(str, made_with))))}, and this is "
                 f"'{preset.name}': generate with a preset that has the same encoders"
             )
-        self._drawn = -math.inf
-
-    def _learning_rate(self, step: int) -> float:
-        """Factor on the learning rate: a linear warm-up, then constant or a cosine to zero."""
-        training = self.preset.training
-        factor = min(1.0, (step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
-        if training.schedule == "cosine":
-            total = training.epochs * -(-self.train_clips // training.global_batch)
-            factor *= 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
-        return factor
 
     def _spec(self, statistics: dict[str, float]) -> MapperSpec:
         return MapperSpec(
@@ -180,51 +151,18 @@ class Trainer:
         }
 
     def prepare_folder(self) -> None:
-        """Write ``train.yaml``, or check that the folder's run is this one; then load its last checkpoint."""
-        path = self.run / "train.yaml"
-        known = self._same_everywhere(path.is_file())  # every process has looked before one of them writes
-        if self.accelerator.is_main_process:
-            make_folder(self.run)
-            remove_leftovers(self.run, self.run / "checkpoints")
-        if known:
-            self._check_settings(path)
-            self.resume()
-        elif self.accelerator.is_main_process:
-            write_text(path, yaml.safe_dump({"run": self._settings(), "preset": self.preset.to_dict()}))
+        """Make the folder this run's, or go on from the last checkpoint that it has of it."""
+        if self.folder.claim(self._settings(), self.preset.to_dict(), record_kind(self.data.provenance)):
+            self._resume()
         self.accelerator.wait_for_everyone()
 
-    def _check_settings(self, path: Path) -> None:
-        for checkpoint in self.checkpoints():
-            refuse_pickles(checkpoint)
-        try:
-            saved = dict(yaml.safe_load(path.read_text(encoding="utf-8"))["run"])
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-            raise CacheError(f"{path} is damaged ({error}): use another RUN folder") from error
-        if found := differences(saved, self._settings(), record_kind(self.data.provenance)):
-            raise CacheError(
-                f"{self.run} holds a run with other settings or clips ({'; '.join(map(str, found))}): use another "
-                f"RUN folder"
-            )
-
-    def _same_everywhere(self, seen: T) -> T:
-        if any(other != seen for other in gather_object([seen])):
-            raise CacheError(f"not all processes see the same files in {self.run}: they need one file system")
-        return seen
-
-    def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted(p for p in (self.run / "checkpoints").glob("epoch-*") if re.fullmatch(r"epoch-\d{5,}", p.name))
-
-    def resume(self) -> None:
+    def _resume(self) -> None:
         """Load the newest checkpoint, if there is one; mend what a kill after it was written left undone."""
-        found = self.checkpoints()
-        self._same_everywhere(found[-1].name if found else "")
-        if not found:
+        if (newest := self.folder.newest()) is None:
             return
-        model: Mapper = self.accelerator.unwrap_model(self.model)
-        progress = load_checkpoint(found[-1], model, self.optimizer)
+        progress = load_checkpoint(newest, self._mapper, self.optimizer)
         self.epoch, self.metrics = progress.epoch, progress.metrics
-        self._set_steps(progress.steps)
+        set_steps(self.schedule, self.preset.training, progress.steps)
         if self.accelerator.scaler is not None and progress.scaler is not None:
             self.accelerator.scaler.load_state_dict(progress.scaler)
         if progress.processes != self.world:
@@ -232,70 +170,26 @@ class Trainer:
                 f"went on with {self.world} processes after {progress.processes}: dropout and noise are drawn "
                 f"otherwise than without the change"
             )
-        if self.accelerator.is_main_process:
-            self._publish()
+        self._publish()
 
-    def _set_steps(self, steps: int) -> None:
-        rates = [base * self._learning_rate(steps) for base in self.scheduler.base_lrs]
-        self.scheduler.load_state_dict(
-            {"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates, "lr_lambdas": [None]}
-        )
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-
-    def save(self) -> None:
-        """Write a checkpoint, keep the last two, and what follows from it: metrics, curves, the mapper."""
+    def _save(self) -> None:
+        scaler = self.accelerator.scaler
+        state = scaler.state_dict() if scaler is not None else None
         if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            progress = Progress(
-                self.epoch,
-                self.scheduler.last_epoch,
-                self.world,
-                self.metrics,
-                scaler.state_dict() if scaler is not None else None,
-            )
-            model: Mapper = self.accelerator.unwrap_model(self.model)
-            save_checkpoint(self.run / "checkpoints" / f"epoch-{self.epoch:05d}", model, self.optimizer, progress)
-            for old in self.checkpoints()[:-2]:
-                shutil.rmtree(old)
-            self._publish()
+            steps = self.epoch * self.steps_per_epoch
+            progress = Progress(self.epoch, steps, self.world, self.metrics, state)
+            self.folder.save(self._mapper, self.optimizer, progress)
+        self._publish()
         self.accelerator.wait_for_everyone()
 
     def _publish(self) -> None:
-        """All that follows from a checkpoint, unless it is there: a kill between the two loses nothing."""
-        lines = "".join(json.dumps(line) + "\n" for line in self.metrics)
-        path = self.run / "metrics.jsonl"
-        if not path.is_file() or path.read_text(encoding="utf-8") != lines:
-            write_text(path, lines)
-        # Drawing takes longer than an epoch of a small run.
-        last = self.epoch >= self.preset.training.epochs
-        if last or time.monotonic() - self._drawn > _DRAWN_EVERY_SECONDS:
-            draw_curves(self.metrics, self.run / "curves.png")
-            self._drawn = time.monotonic()
-        self._save_mapper("mapper")
-        if self._best_epoch() == self.epoch:
-            self._save_mapper("mapper-best")
+        if self.accelerator.is_main_process:
+            self.folder.publish(self._mapper, self.spec, self.metrics, self.epoch >= self.preset.training.epochs)
 
-    def _best_epoch(self) -> int | None:
-        """The epoch of the lowest free-running validation error that is finite."""
-        errors = [(line.get("validation_free_running"), epoch) for epoch, line in enumerate(self.metrics, start=1)]
-        finite = [(error, epoch) for error, epoch in errors if error is not None]
-        return min(finite)[1] if finite else None
-
-    def _save_mapper(self, name: str) -> None:
-        """The mapper alone, for generation, swapped in as a whole folder unless it is there."""
-        final = self.run / name
-        try:
-            same = read_spec(final).provenance.get("epochs") == self.epoch
-            if same and (final / MODEL).is_file() and not check_sums(final, (MODEL,)):
-                return
-        except WeightsError:
-            pass  # none, or a damaged one
-        model: Mapper = self.accelerator.unwrap_model(self.model)
-        provenance = {**self.spec.provenance, "epochs": self.epoch, "metrics": self.metrics[-1]}
-        model.spec = replace(self.spec, provenance=provenance)
-        with whole_folder(final) as temporary:
-            model.save_pretrained(temporary)
+    @property
+    def _mapper(self) -> Mapper:
+        mapper: Mapper = self.accelerator.unwrap_model(self.model)
+        return mapper
 
     # --- fitting ------------------------------------------------------------------------------
 
@@ -315,7 +209,7 @@ class Trainer:
             finite = {k: v for k, v in metrics.items() if k != "epoch" and v is not None}
             self.accelerator.log(finite, step=self.epoch)
             self.metrics.append(metrics)
-            self.save()
+            self._save()
         if self.epoch > before:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
@@ -328,12 +222,11 @@ class Trainer:
 
     def _validate(self) -> dict[str, float | None]:
         """Every process computes the same figures on all validation clips: no collective to get wrong."""
-        model: Mapper = self.accelerator.unwrap_model(self.model)
         torch.manual_seed(self.preset.training.seed)  # the same noise of a diffusion mapper's loss at every epoch
         with self.accelerator.autocast():
-            result = validate(model, self.data)
+            result = validate(self._mapper, self.data)
         if self.accelerator.is_main_process:
-            write_text(self.run / "worst_clips.json", json.dumps(result.worst(), indent=1))
+            write_text(self.folder.path / "worst_clips.json", json.dumps(result.worst(), indent=1))
         if bad := result.not_finite():
             self.notes.append(
                 f"epoch {self.epoch}: validation is not finite for {len(bad)} of {len(result.clip_ids)} clips "
@@ -342,8 +235,7 @@ class Trainer:
         return result.metrics()
 
     def _train_epoch(self, on_step: Callable[[int, int, str], None]) -> float:
-        training = self.preset.training
-        steps = -(-self.train_clips // training.global_batch)
+        training, steps = self.preset.training, self.steps_per_epoch
         # Dropout and noise of an epoch follow from seed, epoch and process: a resumed run needs no state of theirs.
         torch.manual_seed(epoch_order(training.seed, self.epoch) * 1009 + self.rank)
         self.model.train()
@@ -356,7 +248,7 @@ class Trainer:
             if training.gradient_clip is not None:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
             self.optimizer.step()
-            self.scheduler.step()
+            self.schedule.step()
             self.optimizer.zero_grad(set_to_none=True)
             total += loss * len(batch.clip_ids)
             recent.append((loss, batch.clip_ids))

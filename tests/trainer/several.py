@@ -41,7 +41,7 @@ def conditioned():
     """
     stack = ExitStack()
     stack.enter_context(patch.object(torch.optim, "AdamW", partial(torch.optim.AdamW, eps=1e-3)))
-    stack.enter_context(patch("trainer.train.draw_curves"))
+    stack.enter_context(patch("trainer.run_folder.draw_curves"))
     return stack
 
 

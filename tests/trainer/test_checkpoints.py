@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,8 +230,9 @@ def test_a_kill_between_checkpoint_and_mapper_is_made_up_for(copy, finished, kil
             (run / name / MODEL).write_bytes((run / name / MODEL).read_bytes()[:-1])
         elif killed == "older mapper":
             trainer = Trainer(preset_with(), store, run, "cpu")
-            trainer.epoch, trainer.metrics = 1, [{"epoch": 1}]
-            trainer._save_mapper(name)
+            mapper = trainer.accelerator.unwrap_model(trainer.model)
+            mapper.spec = replace(trainer.spec, provenance={**trainer.spec.provenance, "epochs": 1})
+            trainer.folder.save_mapper(name, mapper)
     _, outcome = fit(store, run, "training.epochs=2")
     assert outcome.epochs_now == 0
     whole = finished[1]

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_training_lowers_the_error_and_saves_a_folder(tmp_path):
     assert list((tmp_path / "run/logs").rglob("events.*"))
     worst = json.loads((tmp_path / "run/worst_clips.json").read_text())
     assert worst[0]["free_running"] == max(row["free_running"] for row in worst)
-    assert len(trainer.checkpoints()) == 2
+    assert len(trainer.folder.checkpoints()) == 2
 
 
 def test_resumed_equals_unbroken_bit_for_bit(tmp_path):
@@ -68,16 +69,15 @@ def test_resumed_equals_unbroken_bit_for_bit(tmp_path):
     assert_same_weights(tmp_path / "whole", tmp_path / "parts", atol=0, rtol=0)
 
 
-def test_learning_rate_schedules(tmp_path):
+def test_a_cosine_ends_at_the_last_epoch_and_goes_on_where_it_was(tmp_path):
     store = write_cache(tmp_path / "cache")  # 20 training clips in 3 steps an epoch
     settings = ("training.epochs=4", "training.warmup_steps=3", "training.schedule=cosine")
-    trainer = Trainer(preset_with(*settings), store, tmp_path / "run", "cpu")
-    factors = [trainer._learning_rate(step) for step in range(13)]
-    assert factors[0] == pytest.approx(1 / 3)
-    assert factors[6] == pytest.approx(0.5)
-    assert factors[12] == pytest.approx(0.0, abs=1e-9)
-    trainer.fit()
+    trainer, _ = fit(store, tmp_path / "whole", *settings)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+    fit(store, tmp_path / "run", *settings)
+    shutil.rmtree(tmp_path / "run/checkpoints/epoch-00004")
+    fit(store, tmp_path / "run", *settings)
+    assert_same_weights(tmp_path / "whole", tmp_path / "run", atol=0, rtol=0)
     with pytest.raises(CacheError, match="other settings"):  # its end is part of a cosine
         fit(store, tmp_path / "run", *settings[1:], "training.epochs=5")
 
