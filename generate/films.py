@@ -120,7 +120,8 @@ class _Making:
             arguments = (str(task.video), task.out.suffix, self.options, windows)
             # Several windows, and the whole file for its digest: more time than one window has.
             limit = 2 * cache.decode_timeout_seconds
-            other = Call(look, (*arguments, second_backend(media)), path=str(task.video), seconds=limit)
+            second = second_backend(media)
+            other = Call(look, (*arguments, second), path=str(task.video), seconds=limit) if second else None
             return Call(look, arguments, path=str(task.video), seconds=limit, otherwise=other)
 
         with DecodePool(media, cache.decode_workers, cache.decode_timeout_seconds) as pool:

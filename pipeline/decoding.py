@@ -9,6 +9,10 @@ given up.
 Why not pebble's ProcessPool, which has limits and notices deaths, too: it starts workers through multiprocessing,
 which runs the user's own script again in each of them (or forks a process that has threads), its map draws all calls
 before the first result, and it has no second way to try.
+
+Why not pebble's ProcessPool, which has limits and notices deaths, too: it starts workers through multiprocessing,
+which runs the user's own script again in each of them (or forks a process that has threads), its map draws all calls
+before the first result, and it has no second way to try.
 """
 
 from __future__ import annotations
@@ -78,8 +82,8 @@ def decode_job(job: Job, config: MediaConfig) -> DecodedClip:
 
 def _decoding(decoder: Decoder, job: Job, config: MediaConfig, seconds: float | None = None) -> Call:
     other = None
-    if job.backend is None:
-        other = Call(decoder, (replace(job, backend=second_backend(config)), config), path=job.path, seconds=seconds)
+    if job.backend is None and (second := second_backend(config)) is not None:
+        other = Call(decoder, (replace(job, backend=second), config), path=job.path, seconds=seconds)
     return Call(decoder, (job, config), path=job.path, seconds=seconds, otherwise=other)
 
 

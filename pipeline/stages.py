@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from presets import Preset
@@ -38,7 +39,14 @@ def fingerprint(
         "clips": rows_digest,
         "manifest": manifest_digest,
         "preset": preset.name,
-        "made_by": {
-            name: importlib.metadata.version(name) for name in ("torch", "transformers", "decord", "av", "numpy")
-        },
+        "made_by": _versions("torch", "transformers", "decord", "av", "numpy"),
     }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of the packages that are installed: decord is not everywhere."""
+    found = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

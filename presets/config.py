@@ -44,7 +44,7 @@ class MediaConfig:
     frames_per_second: Annotated[int, Number, Field(ge=1, le=1000)] = 4
     frame_size: Annotated[int, Number, Field(ge=16, le=4096)] = 224
     sample_rate: Annotated[int, Number, Field(ge=1000, le=1_000_000)] = 16_000
-    backend: Literal["auto", "decord", "pyav"] = "auto"  # auto: PyAV, and decord for its own resize
+    backend: Literal["auto", "decord", "pyav"] = "auto"  # PyAV; for decord's resize decord, if installed
     resize: Literal["antialiased", "swscale"] = "antialiased"  # CAVP's (PIL bilinear), or TimeChat's (decord)
     silence_threshold_db: Annotated[float, Number, Field(ge=-200, le=0)] = -60.0  # peak level relative to full scale
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common.errors import ClipError
+from common.errors import ClipError, PresetError
 from pipeline.media.container import check_file
 from pipeline.media.decord_picture import frames_decord
 from pipeline.media.picture import Pictures, frames_pyav
@@ -39,15 +40,29 @@ def is_silent(waveform: np.ndarray, config: MediaConfig) -> bool:
     return float(np.max(np.abs(waveform), initial=0.0)) < 10 ** (config.silence_threshold_db / 20)
 
 
+def _has_decord() -> bool:
+    return importlib.util.find_spec("decord") is not None
+
+
 def _first_backend(config: MediaConfig) -> str:
+    if config.backend == "decord" and not _has_decord():
+        raise PresetError(
+            "media.backend=decord needs the package decord, which is not installed (it is made for x86-64 under "
+            "Linux and Windows alone): take auto or pyav"
+        )
     if config.backend == "auto":
-        return "decord" if config.resize == "swscale" else "pyav"
+        return "decord" if config.resize == "swscale" and _has_decord() else "pyav"
     return config.backend
 
 
-def second_backend(config: MediaConfig) -> str:
-    """The decoder to try where the first one hangs or dies."""
-    return "pyav" if _first_backend(config) == "decord" else "decord"
+def second_backend(config: MediaConfig) -> str | None:
+    """The decoder to try where the first one hangs or dies; None where there is no other.
+
+    Raises :class:`PresetError` where the first one is not installed.
+    """
+    if _first_backend(config) == "decord":
+        return "pyav"
+    return "decord" if _has_decord() else None
 
 
 def _pictures(path: Path, config: MediaConfig, start: float, backend: str | None) -> Pictures:
@@ -76,7 +91,7 @@ def decode_clip(
     A file whose sound is missing or unusable still gives its frames, with ``audio_fault`` set.
     ``backend`` None takes the configured one and, where that is decord and fails, PyAV. ``blank``: a window
     without a picture is black, not refused (one of a film that has its picture elsewhere).
-    Raises :class:`ClipError`.
+    Raises :class:`ClipError`, and :class:`PresetError` for a decoder that is not installed.
     """
     path = Path(path)
     check_file(path)

@@ -57,8 +57,6 @@ def _check_stream(container: Any, path: Path) -> None:
 
 def frames_decord(path: Path, config: MediaConfig, start: float) -> Pictures:
     """Frames of the window from ``start`` on. Raises :class:`ClipError`; may never return."""
-    import decord  # only decoding processes load it
-
     with open_container(path) as container:
         stream = video_stream(container, path)
         # decord counts time from the first video frame; the clip's origin is the container's.
@@ -66,6 +64,8 @@ def frames_decord(path: Path, config: MediaConfig, start: float) -> Pictures:
         claimed, whole = declared_stream_seconds(container, stream), declared_seconds(container)
         _check_stream(container, path)
     try:
+        import decord  # only decoding processes load it
+
         size = config.frame_size
         own = config.resize == "swscale"  # decord's resize, the one TimeChat's loader uses
         reader = decord.VideoReader(url_of(path), num_threads=1, **({"width": size, "height": size} if own else {}))
