@@ -48,3 +48,4 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # accelerate has no other name yet

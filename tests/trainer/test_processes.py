@@ -54,7 +54,7 @@ def launch(command):
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    return result
 
 
 def several(processes, cache, folder, jobs):
@@ -120,8 +120,10 @@ def test_several_processes_train_what_one_does(runs, processes):
 def test_the_line_of_the_readme_starts_two(runs):
     _, seen = runs
     assert seen["state"]["processes"] == 2
-    assert re.search(r"processes\s+2 on cpu", seen["readme"])
-    assert seen["readme"].count("written to") == 1  # one of them speaks
+    said = seen["readme"]
+    assert re.search(r"processes\s+2 on cpu", said.stdout)
+    assert said.stdout.count("written to") == 1  # one of them speaks
+    assert "Warning" not in said.stderr
 
 
 def test_a_run_goes_on_with_another_number_of_processes_and_says_so(runs):
