@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from generate.mel import FFT, HOP, MEL_BINS, RATE, mel_filters
+from generate.mel import FFT, HOP, MEL_BINS, RATE, SETTINGS
 
 
 class GriffinLim(nn.Module):
@@ -33,7 +33,7 @@ class GriffinLim(nn.Module):
             iterations=iterations,
             momentum=momentum,
         )
-        filters = mel_filters()
+        filters = SETTINGS.filters().float()
         self.register_buffer("inverse", torch.linalg.pinv(filters), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)

@@ -9,10 +9,6 @@ given up.
 Why not pebble's ProcessPool, which has limits and notices deaths, too: it starts workers through multiprocessing,
 which runs the user's own script again in each of them (or forks a process that has threads), its map draws all calls
 before the first result, and it has no second way to try.
-
-Why not pebble's ProcessPool, which has limits and notices deaths, too: it starts workers through multiprocessing,
-which runs the user's own script again in each of them (or forks a process that has threads), its map draws all calls
-before the first result, and it has no second way to try.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from evaluation.networks.base import FeatureNetwork
 from evaluation.networks.transformer import MLP, parameter
 from evaluation.pictures import PictureInput
 from evaluation.sounds import SoundInput
-from pipeline.encoders.audiomae import KaldiFilterBank
 from pipeline.encoders.timechat import CLIP_MEAN, CLIP_STD
 from pipeline.frozen import load_own_keys
+from pipeline.mel import KALDI, MelSpectrogram
 from presets.official import OFFICIAL_FILES
 
 _EMBEDDING, _VISION, _AUDIO = 1024, 1280, 768
@@ -106,7 +106,7 @@ class ImageBind(FeatureNetwork):
         self.modality_heads = nn.ModuleDict({"vision": _head(_VISION), "audio": _head(_AUDIO)})
         # A constant of the file (20): it scales the sound's embedding and so does not change a cosine.
         self.modality_postprocessors = nn.ModuleDict({"audio": nn.ModuleList([nn.Identity(), LogitScale()])})
-        self.filter_bank = KaldiFilterBank(128)
+        self.filter_bank = MelSpectrogram(KALDI)
 
     def load(self, paths: Mapping[str, Path]) -> None:
         others = ("text", "depth", "thermal", "imu")

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.networks.base import FeatureNetwork
-from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.sounds import SoundInput
 from pipeline.frozen import load_own_keys
+from pipeline.mel import MelSettings, MelSpectrogram
 from presets.official import OFFICIAL_FILES
 
-_MEL = MelSettings(rate=16_000, fft=512, window=512, hop=160, bins=64, low=50, high=8000, norm="slaney")
+_MEL = MelSettings(rate=16_000, fft=512, window=512, hop=160, bins=64, low=50, high=8000, norm="slaney", edge=256)
 
 
 class ConvBlock(nn.Module):
@@ -56,7 +56,7 @@ class PANNs(FeatureNetwork):
 
     def decibels(self, waveforms: Tensor) -> Tensor:
         """The log-mel spectrogram, (B, 64, T)."""
-        return 10 * torch.log10(self.mel(waveforms).clamp(min=1e-10))
+        return 10 * torch.log10(self.mel(waveforms).mT.clamp(min=1e-10))
 
     @torch.inference_mode()
     def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:

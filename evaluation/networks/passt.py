@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.networks.base import FeatureNetwork
-from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.networks.transformer import Block, parameter
 from evaluation.sounds import SoundInput
 from pipeline.frozen import load_own_keys
+from pipeline.mel import MelSettings, MelSpectrogram
 from presets.official import OFFICIAL_FILES
 
 _MEL = MelSettings(
@@ -33,6 +33,7 @@ _MEL = MelSettings(
     scale="kaldi",
     triangles_in_mel=True,
     periodic=False,
+    edge=512,
 )
 _SAMPLES = 320_000  # 10 s
 _WIDTH, _PREEMPHASIS = 768, 0.97
@@ -65,7 +66,7 @@ class PaSST(FeatureNetwork):
         """The normalised log-mel spectrogram of 10 s, (B, 128, T)."""
         padded = nn.functional.pad(waveforms[:, :_SAMPLES], (0, max(_SAMPLES - waveforms.shape[1], 0)))
         emphasised = padded[:, 1:] - _PREEMPHASIS * padded[:, :-1]
-        return (torch.log(self.mel(emphasised) + 1e-5) + 4.5) / 5
+        return (torch.log(self.mel(emphasised).mT + 1e-5) + 4.5) / 5
 
     @torch.inference_mode()
     def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.networks.base import FeatureNetwork
-from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.networks.transformer import MLP, Attention, parameter
 from evaluation.pictures import PictureInput
 from pipeline.frozen import load_own_keys
+from pipeline.mel import MelSettings, MelSpectrogram
 from presets.official import OFFICIAL_FILES
 
 _WIDTH, _HEADS = 768, 12
-_MEL = MelSettings(rate=16_000, fft=1024, window=400, hop=160, bins=128, low=0, high=8000, scale="htk")
+_MEL = MelSettings(rate=16_000, fft=1024, window=400, hop=160, bins=128, low=0, high=8000, scale="htk", edge=512)
 _SEGMENT, _STEP = 10_240, 5_120  # samples: 0.64 s, 0.32 s
 _SEGMENT_FRAMES, _STEP_FRAMES = 16, 8
 _SPECTROGRAM_FRAMES, _MEAN, _STD = 66, -4.2677393, 4.5689974
@@ -234,7 +234,7 @@ class Synchformer(FeatureNetwork):
     @torch.inference_mode()
     def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:
         segments = waveforms.unfold(1, _SEGMENT, _STEP)  # (B, S, 10240)
-        logs = torch.log(self.mel(segments.flatten(0, 1)) + 1e-6)
+        logs = torch.log(self.mel(segments.flatten(0, 1)).mT + 1e-6)
         logs = nn.functional.pad(logs, (0, _SPECTROGRAM_FRAMES - logs.shape[-1]))
         features = self.afeat_extractor((logs - _MEAN) / (2 * _STD))
         return {"synchformer_audio.pth": {"": features.unflatten(0, segments.shape[:2])}}

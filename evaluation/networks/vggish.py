@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.networks.base import FeatureNetwork
-from evaluation.networks.spectrogram import MelSettings, MelSpectrogram
 from evaluation.sounds import SoundInput
 from pipeline.frozen import load_own_keys
+from pipeline.mel import MelSettings, MelSpectrogram
 from presets.official import OFFICIAL_FILES
 
 _MEL = MelSettings(
@@ -28,7 +28,6 @@ _MEL = MelSettings(
     high=7500,
     scale="htk",
     triangles_in_mel=True,
-    centred=False,
     magnitude=True,
 )
 _FRAMES = 96  # 0.96 s
@@ -64,7 +63,7 @@ class VGGish(FeatureNetwork):
 
     def examples(self, waveforms: Tensor) -> Tensor:
         """Log-mel patches of 0.96 s, (B, count, 96, 64)."""
-        logs = torch.log(self.mel(waveforms) + 0.01).transpose(1, 2)  # (B, frames, 64)
+        logs = torch.log(self.mel(waveforms) + 0.01)  # (B, frames, 64)
         count = logs.shape[1] // _FRAMES
         return logs[:, : count * _FRAMES].unflatten(1, (count, _FRAMES))
 

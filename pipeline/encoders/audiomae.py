@@ -6,6 +6,7 @@ Waveform -> Kaldi log-mel filter bank -> AudioMAE ViT-B/16 -> mean of the last b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
-from transformers.audio_utils import mel_filter_bank, window_function
 
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.checkpoints import Rule, load_checked, read_state
 from pipeline.encoders.settings import AudioMAEConfig
-
-_RATE, _WINDOW, _HOP, _FFT = 16_000, 400, 160, 512
-_PREEMPHASIS, _FLOOR = 0.97, 1.192092955078125e-07
+from pipeline.mel import KALDI, MelSpectrogram
 
 
 def normalise_waveform(waveform: Tensor, samples: int) -> Tensor:
@@ -28,50 +26,6 @@ def normalise_waveform(waveform: Tensor, samples: int) -> Tensor:
     waveform = waveform - waveform.mean(dim=-1, keepdim=True)
     waveform = 0.5 * waveform / (waveform.abs().amax(dim=-1, keepdim=True) + 1e-8)
     return nn.functional.pad(waveform[:, :samples], (0, max(samples - waveform.shape[-1], 0)))
-
-
-class KaldiFilterBank(nn.Module):
-    """Kaldi's log-mel filter bank for a batch on any device.
-
-    128 bins, 25-ms symmetric Hann window, 10-ms hop, pre-emphasis 0.97, DC offset removed per frame,
-    power spectrum with FFT 512, 20 Hz to 8 kHz, log floor 1.19e-7; no dither, no energy. Computed in float64, on
-    Apple's MPS, which has none, in float32.
-    """
-
-    def __init__(self, bins: int):
-        super().__init__()
-        window = window_function(_WINDOW, "hann", periodic=False)
-        mel = mel_filter_bank(
-            _FFT // 2 + 1,
-            bins,
-            20,
-            _RATE // 2,
-            _RATE,
-            norm=None,
-            mel_scale="kaldi",
-            triangularize_in_mel_space=True,
-        )
-        self._constants = {torch.device("cpu"): (torch.from_numpy(window), torch.from_numpy(mel))}
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        """(B, samples) -> (B, 1 + (samples - 400) // 160, bins), float32."""
-        window, mel = self._constants_on(waveform.device)
-        frames = waveform.to(window.dtype).unfold(-1, _WINDOW, _HOP)
-        frames = frames - frames.mean(dim=-1, keepdim=True)
-        previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-        frames = (frames - _PREEMPHASIS * previous) * window
-        power = torch.fft.rfft(frames, n=_FFT).abs().square()
-        return torch.log(torch.clamp(power @ mel, min=_FLOOR)).float()
-
-    def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Window and mel filters; not buffers, which a module cannot take to a device that lacks their dtype."""
-        if device not in self._constants:
-            window, mel = self._constants[torch.device("cpu")]
-            try:
-                self._constants[device] = window.to(device), mel.to(device)
-            except TypeError:
-                self._constants[device] = window.float().to(device), mel.float().to(device)
-        return self._constants[device]
 
 
 class AudioMAE(Encoder):
@@ -83,7 +37,7 @@ class AudioMAE(Encoder):
 
     def __init__(self, config: AudioMAEConfig):
         super().__init__(config)
-        self.filter_bank = KaldiFilterBank(config.mel_bins)
+        self.filter_bank = MelSpectrogram(replace(KALDI, bins=config.mel_bins))
         self.vit = ViTModel(
             ViTConfig(
                 hidden_size=config.width,
@@ -101,7 +55,7 @@ class AudioMAE(Encoder):
 
     @property
     def samples(self) -> int:
-        return self.config.frames * _HOP
+        return self.config.frames * KALDI.hop
 
     def rules(self) -> Iterator[Rule]:
         for name, tensor in self.state_dict().items():
