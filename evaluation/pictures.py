@@ -1,7 +1,4 @@
-"""A clip's picture as av-benchmark gives it to a network: FFmpeg's ``fps`` filter, then resize and crops.
-
-torio, which av-benchmark reads videos with, builds the same filter graph.
-"""
+"""A clip's picture as av-benchmark gives it to a network: frames on a grid, then resize and crops."""
 
 from __future__ import annotations
 
@@ -9,19 +6,15 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import av
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.errors import ClipError
-from pipeline.media import check_file
-from pipeline.media.container import origin_of, url_of
+from pipeline.media import frames_on_grid
 
 SIZE = 224
-_FINEST = Fraction(25)  # frames a second: a picture must fill this grid to the end, whatever the network's own rate
 
 
 @dataclass(frozen=True)
@@ -51,78 +44,6 @@ class PictureInput:
         if self.crops == "centre":
             return centre_crop(pictures).numpy()
         return torch.cat(three_crops(pictures)).numpy()
-
-
-def frames_on_grid(path: str | Path, rate: Fraction, seconds: float, from_origin: bool = False) -> np.ndarray:
-    """Frames of the first ``seconds`` through ``fps=fps=rate``, upright: uint8 (seconds * rate, H, W, 3)."""
-    path = Path(path)
-    check_file(path)
-    wanted = round(rate * Fraction(seconds))
-    try:
-        with av.open(url_of(path), metadata_errors="ignore") as container:
-            stream = _video_stream(container, path)
-            finest = round(_FINEST * Fraction(seconds))
-            origin = round(origin_of(container) / stream.time_base) if from_origin else 0
-            images, filled = _through_filters(container, stream, rate, wanted, finest, origin)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise ClipError("unreadable", f"{path}: the picture cannot be decoded ({error})") from error
-    if not filled:
-        raise ClipError("too_short", f"{path}: its picture does not last {seconds:g} s")
-    if len({image.shape for image in images}) > 1:
-        raise ClipError("unreadable", f"{path}: the size of its picture changes")
-    return np.stack(images)
-
-
-def _video_stream(container: Any, path: Path) -> Any:
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    raise ClipError("no_video", f"{path} has no video stream")
-
-
-def _through_filters(
-    container: Any, stream: Any, rate: Fraction, wanted: int, finest: int, origin: int = 0
-) -> tuple[list[np.ndarray], bool]:
-    """The frames, and whether both they and the finest grid are complete."""
-    chosen = _graph(stream, ("fps", f"fps={rate}"), ("format", "pix_fmts=rgb24"))
-    counted = _graph(stream, ("fps", f"fps={_FINEST}"))  # passes references on: nothing is converted
-    images: list[np.ndarray] = []
-    count, turns = 0, 0
-
-    def take(frame: Any) -> bool:
-        """Push a frame, or None at the end; True once everything is there."""
-        nonlocal count
-        for graph in (chosen, counted):
-            graph.push(frame)
-        images.extend(np.rot90(image.to_ndarray(), turns) for image in _pull(chosen))
-        count += len(_pull(counted))
-        return len(images) >= wanted and count >= finest
-
-    for frame in container.decode(stream):
-        turns = frame.rotation // 90
-        if origin and frame.pts is not None:
-            frame.pts -= origin
-        if take(frame):
-            return images[:wanted], True
-    complete = take(None)
-    return images[:wanted], complete
-
-
-def _graph(stream: Any, *steps: tuple[str, str]) -> Any:
-    graph = av.filter.Graph()
-    filters = [graph.add(name, arguments) for name, arguments in steps]
-    graph.link_nodes(graph.add_buffer(template=stream), *filters, graph.add("buffersink")).configure()
-    return graph
-
-
-def _pull(graph: Any) -> list[Any]:
-    """What has come out of a filter graph so far."""
-    out = []
-    while True:
-        try:
-            out.append(graph.pull())
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return out
 
 
 def short_side(frames: np.ndarray) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from common.errors import ClipError
 from evaluation.resampling import needed, resample
 from pipeline.media import check_file
+from pipeline.media.container import url_of
 
 _TRUNCATION_TOLERANCE = 0.5  # seconds by which a stream may end before its declared end
 
@@ -42,7 +43,7 @@ class SoundInput:
         """
         path = Path(path)
         check_file(path)
-        return self.read_open(str(path), path)
+        return self.read_open(url_of(path), path)
 
     def read_open(self, file: Any, path: Path) -> np.ndarray:
         """:meth:`read` of a name or an open file; ``path`` is for messages."""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import tarfile
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from common.errors import ClipError
 from evaluation.networks.imagebind import ImageBind
 from evaluation.networks.synchformer import Synchformer
-from evaluation.pictures import centre_crop, frames_on_grid, short_side, three_crops
+from evaluation.pictures import centre_crop, short_side, three_crops
 from evaluation.resampling import needed, resample
 from evaluation.sounds import SoundInput
+from pipeline.media import frames_on_grid
 from tests.evaluation.official import write_float_wav, write_lossless, write_pcm_wav
 from tests.media_factory import make_media, rotate
 from tests.recipe import GOLDEN
@@ -94,6 +96,15 @@ def test_a_turned_picture_is_upright(tmp_path):
     assert turned.shape == (4, SMALL[1], SMALL[0], 3)
     halves = turned[0, : SMALL[1] // 2].mean(), turned[0, SMALL[1] // 2 :].mean()
     assert abs(halves[0] - halves[1]) > 200
+
+
+def test_a_video_in_a_tar_is_read_as_the_file_itself(tmp_path):
+    path = make_media(tmp_path / "clip.mp4", seconds=8.2, fps=5, size=SMALL)
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        tar.add(path, "clip.mp4")
+    inside = tmp_path / "00000.tar" / "clip.mp4"
+    for reader in (ImageBind.picture, SoundInput()):
+        np.testing.assert_array_equal(reader.read(inside), reader.read(path))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video", None])
