@@ -65,8 +65,8 @@ status: $(INSTALLED) ## what CACHE holds: stages by shards, clips, bytes, time l
 train: $(INSTALLED) ## CACHE -> a trained mapper in RUN
 	$(BIN)/python -m trainer --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --format $(call quoted,FORMAT) $(ARGS)
 
-generate: $(INSTALLED) ## CACHE and RUN -> wav of a split and a page in OUT; ARGS="--mp4 all": videos of all clips
-	$(BIN)/python -m generate --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) --run $(call quoted,RUN) --out $(call quoted,OUT) --format $(call quoted,FORMAT) $(ARGS)
+generate: $(INSTALLED) ## CACHE and RUN (or the preset's own mapper) -> wav of a split and a page in OUT; ARGS="--mp4 all": videos of all clips
+	$(BIN)/python -m generate --preset $(call quoted,PRESET) --cache $(call quoted,CACHE) $(if $(filter-out file,$(origin RUN))$(shell [ -d $(call quoted,RUN) ] && echo there),--run $(call quoted,RUN)) --out $(call quoted,OUT) --format $(call quoted,FORMAT) $(ARGS)
 
 app: $(INSTALLED) ## a page in the browser: a film in, the film with its sound out (RUN: another mapper than the preset's)
 	$(BIN)/python -m app --preset $(call quoted,PRESET) $(if $(filter-out file,$(origin RUN)),--run $(call quoted,RUN)) $(ARGS)

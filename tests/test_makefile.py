@@ -10,11 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def words(target, **variables):
-    """What the shell would make of the command, by ``make -n``: nothing is run."""
+def words(target, folder=ROOT, **variables):
+    """What the shell would make of the command, by ``make -n`` in a folder: nothing is run."""
     assignments = [f"{name}={value.replace('$', '$$')}" for name, value in variables.items()]
     result = subprocess.run(
-        ["make", "-n", "--no-print-directory", target, *assignments], cwd=ROOT, capture_output=True, text=True
+        ["make", "-n", "-f", ROOT / "Makefile", "--no-print-directory", "-o", "pyproject.toml", target, *assignments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
     (command,) = [
@@ -57,16 +60,21 @@ def test_the_page_takes_the_mapper_of_its_preset_unless_a_run_is_named():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_a_split_takes_the_run_of_its_preset_where_it_is_there(tmp_path):
+    """Else the command decides: the mapper that ships, or an error that says how to get one."""
+    (tmp_path / "own.yaml").touch()
+    assert "--run" not in words("generate", folder=tmp_path)
+    assert "--run" not in words("generate", folder=tmp_path, PRESET="my, own.yaml")
+    (tmp_path / "runs/micro").mkdir(parents=True)
+    assert words("generate", folder=tmp_path, PRESET="micro,fast")[4:6] == ["--run", "runs/micro"]
+    assert words("generate", folder=tmp_path, RUN="runs/mine")[4:6] == ["--run", "runs/mine"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_an_option_of_the_preset_has_sound_of_its_own_and_nothing_else():
-    generate = words("generate", PRESET="micro,fast")
-    assert generate[:8] == [
-        "--preset",
-        "micro,fast",
-        "--cache",
-        "cache/micro",
-        "--run",
-        "runs/micro",
-        "--out",
-        "outputs/micro,fast",
-    ]
+    assert words("generate", PRESET="micro,fast", RUN="r") == [
+        "--preset", "micro,fast", "--cache", "cache/micro", "--run", "r", "--out", "outputs/micro,fast",
+        "--format", "hdf5",
+    ]  # fmt: skip
+    assert words("train", PRESET="micro,fast")[4:6] == ["--run", "runs/micro"]
     assert words("train", PRESET="my, own.yaml")[:4] == ["--preset", "my, own.yaml", "--cache", "cache/my, own.yaml"]
