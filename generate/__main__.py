@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from common.console import CACHE, PresetOption, command, out, progress, summary
-
-NAMED = 10  # failed clips in the summary; made.parquet has all of them
+from common.console import CACHE, PresetOption, command, out
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -72,10 +69,11 @@ def generate(
     ] = [],  # noqa: B006
 ) -> None:
     """Generate sound; what is already there is left alone."""
-    from common.errors import IncompleteError, InputError
+    from common.errors import InputError
     from common.runtime import choose_device, quiet_libraries
     from generate.mux import VIDEO_CODECS
     from generate.usage import check_usage
+    from pipeline.cache import open_store
     from presets import load_preset
 
     # os.path: a name that is too long is no folder.
@@ -112,77 +110,14 @@ def generate(
                 video, run, output, kind, label, labels, settings, device, options, task_id=task_id, num_tasks=num_tasks
             )
         return
-    from generate.clip_files import video_of
-    from generate.mappers import mapper_source, named_mapper, note_other_preset
-    from generate.sampling import load_sampler
-    from generate.split import VIDEOS, check_out, choose_clips, generate_split
-    from manifests.manifest import read_manifest
-    from pipeline.cache import cache_manifest, open_store
-    from pipeline.cluster import array_slice
+    from generate.split_command import one_split
 
     if cache is None:
         raise InputError("give a VIDEO, or --cache (and --manifest) to generate a split")
-    if videos not in VIDEOS:
-        raise InputError(f"unknown --mp4 '{videos}': there are {', '.join(VIDEOS)}")
     store = open_store(cache, cache_format)
-    own = manifest is None or Path(manifest).is_dir()  # a folder of videos: the cache knows them
-    listing = cache_manifest(store) if own else read_manifest(str(manifest))
-    if listing is None:
-        raise InputError(f"{cache} keeps no manifest: give --manifest")
-    task, tasks = array_slice(task_id, num_tasks)
-    clips = choose_clips(listing, split)
-    mine = clips[task::tasks]
-    check_out(output, clips)
-    source = mapper_source(run, settings, split=True)
-    sampler = load_sampler(settings, source, device)
-    note_other_preset(sampler.mapper.spec.provenance.get("preset"), settings)
-    started = time.monotonic()
-    with progress() as bar:
-        bar_task, made = bar.add_task("generate", total=len(mine), note=""), 0
-
-        def show(done: int, label: str) -> None:
-            nonlocal made
-            made += done if label else 0
-            rate = f"{made / (time.monotonic() - started):.3g} clips/s" if made else ""
-            bar.update(bar_task, advance=done, note=", ".join(filter(None, (rate, label))))
-
-        result = generate_split(
-            sampler, store, mine, output, show, listed=clips, video_codec=video_codec, videos=videos
-        )
-    seconds = time.monotonic() - started
-    example = next(iter(result.done or result.skipped), "")
-    example_video = video_of(output, example) if example else ""
-    first = next((f"{clip_id}: {note}" for clip_id, note in result.notes.items() if note), "")
-    summary(
-        "generate",
-        {
-            "clips": f"{len(result.done)} made, {len(result.skipped)} already there, {len(result.failed)} failed",
-            **(
-                {"made again": f"{_some(result.changed)}: of another video, label or features"}
-                if result.changed
-                else {}
-            ),
-            **{f"failed {clip_id}": reason for clip_id, reason in list(result.failed.items())[:NAMED]},
-            "seconds": f"{seconds:.1f}, of which sampler {result.sampler_seconds:.1f}",
-            **({"rate": f"{len(result.done) / seconds:.3g} clips/s"} if result.done else {}),
-            **({"notes": f"{sum(map(bool, result.notes.values()))} clips, in made.parquet; {first}"} if first else {}),
-            **({"wav": output / "wav" / f"{example}.wav"} if example else {}),
-            **({"video": output / example_video} if example_video else {}),
-            "mapper": named_mapper(source, settings),
-            "report": output / "report.html",
-            "written to": output,
-        },
+    one_split(
+        store, manifest, split, run, output, settings, device, video_codec, videos, task_id=task_id, num_tasks=num_tasks
     )
-    if result.failed:
-        which = "named above" if len(result.failed) <= NAMED else f"{NAMED} are named above"
-        raise IncompleteError(
-            f"{len(result.failed)} of {len(mine)} clips could not be generated ({which}); "
-            f"{output / 'made.parquet'} has every clip and its reason"
-        )
-
-
-def _some(ids: list[str], most: int = 3) -> str:
-    return f"{len(ids)} ({', '.join(ids[:most])}{', ...' if ids[most:] else ''})"
 
 
 if __name__ == "__main__":

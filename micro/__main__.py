@@ -92,8 +92,9 @@ def study(
     And the curve of quality against cost of the sampler.
     """
     from common.runtime import quiet_libraries
-    from micro.curve import points_of
-    from micro.study import Study, run
+    from micro.points import points_of
+    from micro.study import Study
+    from micro.study_run import run
 
     quiet_libraries()
     results = run(
@@ -122,7 +123,8 @@ def curve(
     """Quality against cost: schedulers and steps on the mappers of a study; run again to go on."""
     from common.errors import InputError
     from common.runtime import quiet_libraries
-    from micro.curve import points_of, run_curve
+    from micro.curve import run_curve
+    from micro.points import points_of
     from micro.study import Study
 
     quiet_libraries()

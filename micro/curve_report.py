@@ -14,8 +14,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from common.writing import replacing
-from micro.curve import DECIDES, Point, worse
 from micro.onsets import CAP_SECONDS, TOLERANCE_SECONDS
+from micro.points import DECIDES, Point, worse
 from micro.study import SYNTHESIS_BATCH
 from micro.study_report import HIGHER, TITLES, cell
 from presets import load_preset

@@ -7,27 +7,23 @@ seed), ``tokens``, ``sound`` (wav by condition), ``results.json``, ``study.md`` 
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from common.writing import write_text
 from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
 from generate.mel import LogMel
 from manifests.manifest import Manifest, clips_from_folder, make_manifest, read_manifest, write_manifest
 from micro.data import SAMPLES
-from micro.networks import load_classifier
 from micro.world.render import KINDS, render_world, scene_of
 from micro.world.scene import Scene
 from pipeline.cache import Joined, Store, join, open_store
@@ -40,9 +36,6 @@ from presets import Preset, load_preset
 from presets.config import GenerationConfig
 from trainer.data import TARGET
 from trainer.registry import MFMMapper
-
-if TYPE_CHECKING:
-    from micro.curve import Point
 
 # Variant -> what it changes; the first is the paper's own.
 VARIANTS: dict[str, list[str]] = {
@@ -255,30 +248,6 @@ def _work(task: Task) -> None:
     torch.set_num_threads(1)
     function, arguments = task
     function(*arguments)
-
-
-def run(study: Study, workers: int, note: Callable[[str], None], points: Sequence[Point]) -> dict[str, Any]:
-    """Everything, in order; returns what :func:`micro.study_report.measure` found.
-
-    ``points``: of the curve of quality against cost (:mod:`micro.curve`); none leaves it out.
-    """
-    from micro.curve import check_points, run_curve
-    from micro.study_report import measure, write_report
-
-    check_points(study, points)
-    started = time.monotonic()
-    prepare(study, note)
-    training: list[Task] = [(train_one, (study, name, seed)) for seed in range(study.seeds) for name in VARIANTS]
-    # The condition that all others share makes the negative tokens; the rest then find them.
-    sounds: list[Task] = [(synthesise, (study, condition)) for condition in study.conditions()]
-    for title, tasks in (("mappers trained", training), ("conditions made to sound", sounds)):
-        work_through(tasks, workers, title, note)
-    curve = run_curve(study, study.folder, points, workers, note) if points else None
-    results = measure(study, load_classifier(study.preset), time.monotonic() - started)
-    results["curve"] = curve
-    write_text(study.folder / "results.json", json.dumps(results, indent=1))
-    write_report(results, study.folder)
-    return results
 
 
 def work_through(tasks: Sequence[Task], workers: int, title: str, note: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,53 @@ def test_imports_point_one_way(package):
             assert encoders <= {"pipeline.encoders.checkpoints"}, f"{path}: the trainer knows nothing of encoders"
         if package != "app":
             assert not [n for n in imports(path) if n.split(".")[0] == "gradio"], f"{path}: only the page needs gradio"
+
+
+def modules():
+    """Name -> file of every module of ours."""
+    files = {package: (ROOT / package).rglob("*.py") for package in ALLOWED}
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for found in files.values() for path in found}
+    return {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+
+def uses(path, known):
+    """Modules of ours that a file imports, at its beginning or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                found = f"{node.module}.{alias.name}"
+                yield from (name for name in (found if found in known else node.module,) if name in known)
+
+
+def test_no_module_imports_itself_over_others():
+    """Registries name modules in strings (``module:Name``): they are how something upstream is found, and no import."""
+    known = modules()
+    graph = {name: set(uses(path, known)) - {name} for name, path in known.items()}
+    assert sum(map(len, graph.values())) > len(graph)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def length(function):
+    """Lines of a function without its signature, its docstring and the functions in it."""
+    if not (body := function.body[1:] if ast.get_docstring(function) else function.body):
+        return 0
+    inner = [node for node in ast.walk(function) if isinstance(node, ast.FunctionDef) and node is not function]
+    inner = {line for node in inner for line in range(node.lineno, node.end_lineno + 1)}
+    return len(set(range(body[0].lineno, function.end_lineno + 1)) - inner)
+
+
+@pytest.mark.parametrize("package", list(ALLOWED))
+def test_files_and_functions_are_short(package):
+    for path in (ROOT / package).rglob("*.py"):
+        source = path.read_text()
+        assert source.count("\n") < 420, path
+        functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+        assert not [function.name for function in functions if length(function) >= 100], path
 
 
 def test_looking_at_a_cache_loads_no_torch():

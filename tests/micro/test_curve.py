@@ -8,8 +8,8 @@ import pytest
 
 from common.errors import InputError
 from manifests.manifest import clips_from_folder, make_manifest, write_manifest
-from micro.curve import POINTS, Point, cheapest, points_of, worse
 from micro.curve_report import write_curve
+from micro.points import POINTS, Point, cheapest, points_of, worse
 from micro.study import scene
 from micro.world.render import render_waveform
 from pipeline.cache import ShardContent, open_store
