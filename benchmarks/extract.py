@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.common import interleaved, medians, write_result
 from common.runtime import quiet_libraries
-from manifests.manifest import clips_from_folder, make_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest
 from micro.world.render import KINDS, make_scene, render_frames, render_waveform
 from micro.world.scene import FRAMES_PER_SECOND, SAMPLE_RATE
 from pipeline.cache import open_store

@@ -35,7 +35,8 @@ from generate.audioldm2 import Conditioning
 from generate.clip_files import ClipFiles, write_clip
 from generate.sampling import Batch, Sampler, Sound, load_sampler
 from generate.split import generate_split
-from manifests.manifest import Clip, clips_from_folder, make_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import Clip, make_manifest
 from pipeline.cache import ShardContent, Store, open_store
 from pipeline.cache.selection import clips_digest
 from presets import Preset, load_preset

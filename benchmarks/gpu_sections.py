@@ -21,7 +21,8 @@ import benchmarks.train
 from benchmarks.common import peak_memory_gb, seconds
 from generate.audioldm2 import AudioLDM2
 from generate.sampling import Batch, Sampler
-from manifests.manifest import clips_from_folder, make_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest
 from pipeline.cache import ShardContent, open_store
 from pipeline.encoders import load_encoder
 from pipeline.encoders.base import cast_matrices

@@ -169,7 +169,8 @@ def filter_clips(
     from common.outputs import check_output
     from common.runtime import quiet_libraries
     from evaluation.similarity import beside, filter_manifest, write_filtered
-    from manifests.manifest import clips_from_folder, make_manifest, read_manifest
+    from manifests.builders import clips_from_folder
+    from manifests.manifest import make_manifest, read_manifest
     from pipeline.probing import probe_clips
     from presets import load_preset
 

@@ -124,9 +124,9 @@ def evaluate(
         try:
             ready[name] = _both_sides(NETWORKS[name], preset, sides, work, result)
         except _FAULTS as error:
-            result.skipped |= {metric.name: _reason(error) for metric in METRICS if metric.network == name}
+            result.skipped |= {metric.name: _reason(error) for metric in METRICS.values() if metric.network == name}
     _match(sides, ready, result)
-    for metric in METRICS:
+    for metric in METRICS.values():
         if metric.network in ready:
             _compute(metric, ready[metric.network], result)
     if not result.values:

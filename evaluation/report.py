@@ -36,7 +36,7 @@ def title(result: Result) -> str:
 
 
 def columns(result: Result) -> list[str]:
-    return [metric.name for metric in METRICS if metric.name in result.values]
+    return [metric.name for metric in METRICS.values() if metric.name in result.values]
 
 
 def cell(result: Result, name: str) -> str:
@@ -51,7 +51,7 @@ def cell(result: Result, name: str) -> str:
 def table(result: Result) -> tuple[list[str], list[list[str]]]:
     """Header and rows: ours, and the paper's where it has any of our columns."""
     names = columns(result)
-    arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in METRICS}
+    arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in METRICS.values()}
     header = ["method", *(f"{name} {arrows[name]}" for name in names)]
     body = [["this run", *(cell(result, name) for name in names)]]
     if set(names) & set(PAPER_COLUMNS):

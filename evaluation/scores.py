@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from common.registry import load_part
+from common.registry import Registry
 from evaluation import metrics
 from evaluation.metric import Features, Metric, frechet, inception, kl
 from evaluation.networks.clap import CLAP
@@ -42,16 +42,21 @@ def _desync(generated: Features, reference: Features, ids: Sequence[str]) -> tup
     return float(values.mean()), values
 
 
-METRICS: tuple[Metric, ...] = (
-    Metric("FD_PaSST", "passt", False, frechet("passt_features_embed.pth")),
-    Metric("FD_PANNs", "panns", False, frechet("pann_features.pth", "2048")),
-    Metric("FD_VGG", "vggish", False, frechet("vggish_features.pth", "frames")),
-    Metric("KL_PANNs", "panns", False, kl("pann_features.pth", "logits")),
-    Metric("KL_PaSST", "passt", False, kl("passt_logits.pth")),
-    Metric("IS", "panns", True, inception("pann_features.pth", "logits")),
-    Metric("IS_PaSST", "passt", True, inception("passt_logits.pth")),
-    Metric("IB_score", "imagebind", True, _imagebind),
-    Metric("DeSync", "synchformer", False, _desync),
-    Metric("CLAP_score", "clap", True, _clap),
-    *load_part("micro.metrics:METRICS"),
+# Name -> column, in the order of the table.
+METRICS = Registry(
+    "metric",
+    FD_PaSST=Metric("FD_PaSST", "passt", False, frechet("passt_features_embed.pth")),
+    FD_PANNs=Metric("FD_PANNs", "panns", False, frechet("pann_features.pth", "2048")),
+    FD_VGG=Metric("FD_VGG", "vggish", False, frechet("vggish_features.pth", "frames")),
+    KL_PANNs=Metric("KL_PANNs", "panns", False, kl("pann_features.pth", "logits")),
+    KL_PaSST=Metric("KL_PaSST", "passt", False, kl("passt_logits.pth")),
+    IS=Metric("IS", "panns", True, inception("pann_features.pth", "logits")),
+    IS_PaSST=Metric("IS_PaSST", "passt", True, inception("passt_logits.pth")),
+    IB_score=Metric("IB_score", "imagebind", True, _imagebind),
+    DeSync=Metric("DeSync", "synchformer", False, _desync),
+    CLAP_score=Metric("CLAP_score", "clap", True, _clap),
+    FD_micro="micro.metrics:FD_MICRO",
+    KL_micro="micro.metrics:KL_MICRO",
+    IS_micro="micro.metrics:IS_MICRO",
+    onset_F1="micro.metrics:ONSET_F1",
 )

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from common.errors import InputError
+from manifests.builders import label_of_video
 from manifests.lists import read_text
-from manifests.manifest import label_of_video
 from manifests.names import short_repr
 
 _NAMED = 10

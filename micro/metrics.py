@@ -20,9 +20,7 @@ def _onset_f1(generated: Features, reference: Features, ids: Sequence[str]) -> t
     return float(values.mean()), values
 
 
-METRICS: tuple[Metric, ...] = (
-    Metric("FD_micro", "micro", False, frechet("micro_features.pth", "64")),
-    Metric("KL_micro", "micro", False, kl("micro_features.pth", "logits")),
-    Metric("IS_micro", "micro", True, inception("micro_features.pth", "logits")),
-    Metric("onset_F1", "onsets", True, _onset_f1),
-)
+FD_MICRO = Metric("FD_micro", "micro", False, frechet("micro_features.pth", "64"))
+KL_MICRO = Metric("KL_micro", "micro", False, kl("micro_features.pth", "logits"))
+IS_MICRO = Metric("IS_micro", "micro", True, inception("micro_features.pth", "logits"))
+ONSET_F1 = Metric("onset_F1", "onsets", True, _onset_f1)

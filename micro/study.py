@@ -22,7 +22,8 @@ from torch import Tensor
 
 from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
 from generate.mel import LogMel
-from manifests.manifest import Manifest, clips_from_folder, make_manifest, read_manifest, write_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import Manifest, make_manifest, read_manifest, write_manifest
 from micro.data import SAMPLES
 from micro.world.render import KINDS, render_world, scene_of
 from micro.world.scene import Scene

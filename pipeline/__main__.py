@@ -22,6 +22,8 @@ SetOption = Annotated[list[str], typer.Option("--set", help="section.field=value
 def manifest(
     out_path: Annotated[Path, typer.Option("--out", help="Parquet file to write")],
     videos: Annotated[Path | None, typer.Option(help="folder of videos")] = None,
+    dataset: Annotated[str | None, typer.Option(help="vggsound, visualsound, or what you added; with --list")] = None,
+    listing: Annotated[Path | None, typer.Option("--list", help="the data set's own list")] = None,
     vggsound: Annotated[Path | None, typer.Option(help="vggsound.csv")] = None,
     visualsound: Annotated[str | None, typer.Option(help="visualsound.csv, or 'published': the list we have")] = None,
     validation: Annotated[Path | None, typer.Option(help="VisualSound's list of validation clips")] = None,
@@ -31,19 +33,25 @@ def manifest(
     """Build a manifest from a folder of videos, or from a published list and the folder of its videos."""
     from common.errors import InputError
     from common.outputs import check_output
-    from manifests import manifest as manifests
+    from manifests.builders import DATASETS, clips_from_folder, clips_from_visualsound
+    from manifests.manifest import make_manifest, write_manifest
     from pipeline.probing import probe_clips
     from presets import load_preset
 
-    if vggsound and visualsound:
-        raise InputError("give one of --vggsound and --visualsound, not both")
-    check_output(out_path, [Path(path) for path in (vggsound, visualsound, validation) if path])
+    lists = {"--dataset": dataset, "--vggsound": vggsound, "--visualsound": visualsound}
+    if len(given := [name for name, value in lists.items() if value]) > 1:
+        raise InputError(f"give one of {' and '.join(given)}, not both")
     if vggsound:
-        clips = manifests.clips_from_vggsound(vggsound, videos)
-    elif visualsound:
-        clips = manifests.clips_from_visualsound(None if visualsound == PUBLISHED else visualsound, videos, validation)
+        dataset, listing = "vggsound", vggsound
+    check_output(out_path, [Path(path) for path in (listing, visualsound, validation) if path])
+    if visualsound:
+        clips = clips_from_visualsound(None if visualsound == PUBLISHED else visualsound, videos, validation)
+    elif dataset:
+        if dataset not in DATASETS:
+            raise InputError(f"unknown data set '{dataset}': there are {', '.join(DATASETS)}")
+        clips = DATASETS[dataset](listing, videos)
     elif videos:
-        clips = manifests.clips_from_folder(videos)
+        clips = clips_from_folder(videos)
     else:
         raise InputError("give --videos FOLDER, --vggsound FILE or --visualsound FILE (or published)")
     _show_left_out(clips)
@@ -51,8 +59,8 @@ def manifest(
     check_output(out_path, [Path(clip.path) for clip in found])
     probed = {clip.clip_id: clip for clip in probe_clips(found)}
     shard = load_preset(preset).cache.clips_per_shard if clips_per_shard is None else clips_per_shard
-    made = manifests.make_manifest([probed.get(clip.clip_id, clip) for clip in clips], shard)
-    manifests.write_manifest(made, out_path)
+    made = make_manifest([probed.get(clip.clip_id, clip) for clip in clips], shard)
+    write_manifest(made, out_path)
     _show_manifest(made, out_path)
 
 
@@ -160,14 +168,15 @@ def extract(
 
 def read_or_build_manifest(path: str, clips_per_shard: int):  # type: ignore[no-untyped-def]
     """A Parquet manifest (path or URL), or that of a folder of videos. The extraction keeps it in the cache."""
-    from manifests import manifest as manifests
+    from manifests.builders import clips_from_folder
+    from manifests.manifest import make_manifest, read_manifest
     from pipeline.probing import probe_clips
 
     if "://" in path or Path(path).is_file() or path.endswith(".parquet"):
-        return manifests.read_manifest(path)
-    clips = manifests.clips_from_folder(path)
+        return read_manifest(path)
+    clips = clips_from_folder(path)
     _show_left_out(clips)
-    return manifests.make_manifest(probe_clips(clips), clips_per_shard)
+    return make_manifest(probe_clips(clips), clips_per_shard)
 
 
 @app.command()

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from generate.audioldm2 import Conditioning, load_audioldm2
-from manifests.manifest import clips_from_folder, make_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest
 from pipeline.cache import open_store
 from pipeline.encoders import load_encoder
 from pipeline.extract import Extractor

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from generate.sampling import load_sampler
 from generate.split import generate_split
 from generate.video_to_audio import VideoToAudio
-from manifests.manifest import clips_from_folder, make_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest
 from pipeline.cache import open_store
 from pipeline.encoders import ENCODERS, load_encoder
 from pipeline.extract import Extractor

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from common.errors import DeviceMemoryError
-from manifests.manifest import clips_from_folder, make_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest
 from pipeline.cache import convert, open_store
 from pipeline.cluster import ExtractJob, run_on_ray
 from pipeline.report import verify

@@ -11,7 +11,8 @@ from evaluation import extract as extraction
 from evaluation import similarity
 from evaluation.__main__ import app
 from evaluation.networks.imagebind import ImageBind
-from manifests.manifest import clips_from_folder, make_manifest, read_manifest, write_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest, read_manifest, write_manifest
 from pipeline.probing import probe_clips
 from tests.media_factory import make_media, tone
 

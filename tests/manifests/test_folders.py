@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ClipError, InputError
+from manifests.builders import clips_from_folder
 from manifests.folders import VIDEO_SUFFIXES, find_videos
-from manifests.manifest import clips_from_folder, make_manifest, read_manifest, write_manifest
+from manifests.manifest import make_manifest, read_manifest, write_manifest
 from manifests.names import MAX_ID_BYTES, id_fault, ids_of_files, safe_id
 from pipeline.decoding import DecodePool
 from pipeline.probing import probe_clips

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
+from manifests.builders import clips_from_vggsound, clips_from_visualsound
 from manifests.lists import MAX_START, published_visualsound, read_clips, read_names, read_text
-from manifests.manifest import clips_from_vggsound, clips_from_visualsound, make_manifest
+from manifests.manifest import make_manifest
 from manifests.names import clip_name
 
 HEADER = "filename,start,desc,split\n"

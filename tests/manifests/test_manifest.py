@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from manifests.manifest import (
-    Clip,
-    clips_from_folder,
-    clips_from_vggsound,
-    clips_from_visualsound,
-    make_manifest,
-    read_manifest,
-    write_manifest,
-)
+from manifests.builders import clips_from_folder, clips_from_vggsound, clips_from_visualsound
+from manifests.manifest import Clip, make_manifest, read_manifest, write_manifest
 from manifests.names import clip_name, parse_clip_name
 from pipeline.probing import probe_clips
 from tests.media_factory import make_media

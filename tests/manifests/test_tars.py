@@ -10,7 +10,8 @@ import webdataset
 
 from common.errors import ClipError
 from generate.mux import mux
-from manifests.manifest import clips_from_folder, make_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest
 from manifests.tars import find_member, label_of
 from pipeline.cache import open_store
 from pipeline.encoders import load_encoder

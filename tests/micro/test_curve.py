@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from manifests.manifest import clips_from_folder, make_manifest, write_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest, write_manifest
 from micro.curve_report import write_curve
 from micro.points import POINTS, Point, cheapest, points_of, worse
 from micro.study import scene

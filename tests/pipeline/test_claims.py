@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from common.console import command
 from common.errors import WriteError
 from common.writing import file_system_time
-from manifests.manifest import clips_from_folder, make_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest
 from pipeline.cache import claims as module
 from pipeline.cache import open_store
 from pipeline.cache.claims import EXPIRY, Claim, Claims

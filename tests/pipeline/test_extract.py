@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from common.errors import CacheError, DeviceMemoryError, FailureRateError, InputError, WeightsError, WriteError
-from manifests.manifest import clips_from_folder, make_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest
 from pipeline.cache import open_store
 from pipeline.encoders.cavp import CAVP
 from pipeline.extract import Extractor, parse_shards

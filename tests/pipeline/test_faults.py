@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from manifests.manifest import clips_from_folder, make_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest
 from pipeline.cache import open_store
 from pipeline.cache.claims import EXPIRY, Claims
 from pipeline.cluster import array_slice

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common.errors import CacheError
-from manifests.manifest import clips_from_folder, make_manifest, write_manifest
+from manifests.builders import clips_from_folder
+from manifests.manifest import make_manifest, write_manifest
 from pipeline.cache import Selection, convert, join, keep_manifest, open_store
 from pipeline.cache.selection import MANIFEST, cache_manifest, manifest_changes
 from pipeline.extract import Extractor
