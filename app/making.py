@@ -119,7 +119,7 @@ class Maker:
             picture=output.sound.with_suffix(".png"),
             seed=best.seed,
             score=best.score if request.candidates > 1 else None,
-            length=len(best.waveform) / self.model.sampler.audioldm2.sample_rate,
+            length=len(best.waveform) / self.model.sampler.audio_model.sample_rate,
             took=time.monotonic() - started,
         )
 
@@ -127,7 +127,7 @@ class Maker:
         self, folder: Path, request: Request, seconds: float, on_progress: OnProgress
     ) -> tuple[Candidate, Output]:
         """The film with its sound, the sound alone, and its picture, as files of ``folder``."""
-        video, rate = request.video, self.model.sampler.audioldm2.sample_rate
+        video, rate = request.video, self.model.sampler.audio_model.sample_rate
         # H.264 in mp4 is what every browser plays.
         output = plan_output(video, folder / f"{video.stem}.mp4", "h264", self._patience)
         best = self.model.best(
@@ -151,7 +151,7 @@ class Maker:
         return best, output
 
     def _starts(self, seconds: float) -> list[float]:
-        media, row = self.preset.media, self.model.sampler.audioldm2.latent_seconds
+        media, row = self.preset.media, self.model.sampler.audio_model.latent_seconds
         rows = window_rows(seconds, media.seconds, self.preset.generation.overlap_seconds, row)
         return [start * row for start in rows]
 

@@ -6,6 +6,7 @@ import html
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
@@ -15,7 +16,6 @@ from fastapi import FastAPI
 
 from app.making import MOST_CANDIDATES, MOST_LETTERS, MOST_STEPS, Maker, Request, StoppedError
 from common.errors import MFMError
-from generate.schedulers import build_scheduler
 
 Made = TypeVar("Made")
 QUEUE = 20  # who comes when so many wait is told to come later
@@ -253,10 +253,11 @@ def application(page: gr.Blocks, most_bytes: int) -> FastAPI:
 
 def usable_schedulers(maker: Maker) -> list[str]:
     """Those of :data:`SCHEDULERS` that work with the preset's noise schedule, and the preset's own."""
-    config, usable = maker.model.sampler.audioldm2.scheduler.config, [maker.preset.generation.scheduler]
+    audio, generation = maker.preset.audio, maker.preset.generation
+    usable = [generation.scheduler]
     for name in SCHEDULERS:
         try:
-            build_scheduler(name, config)
+            audio.check(replace(generation, scheduler=name))
         except MFMError:
             continue
         usable.append(name)

@@ -21,8 +21,8 @@ from diffusers import AudioLDM2Pipeline
 
 from benchmarks.common import peak_memory_gb, write_result
 from common.runtime import quiet_libraries
-from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
-from generate.components import build_components
+from generate.audioldm2 import AudioLDM2, Conditioning
+from generate.audioldm2_loader import build_components, load_audioldm2
 from generate.schedulers import build_scheduler
 from presets import load_preset
 

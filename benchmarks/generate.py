@@ -142,7 +142,7 @@ def loop(job: Job, videos: str, number: int) -> dict[str, float]:
     sampler = job.sampler()
     load = time.perf_counter() - began
     arrays = {name: job.store.read(name, 0).features for name in sampler.encoders}
-    rate, sampling = sampler.audioldm2.sample_rate, 0.0
+    rate, sampling = sampler.audio_model.sample_rate, 0.0
     for row, clip in enumerate(job.clips):
         started = time.perf_counter()
         waveform = theirs(sampler, {name: array[row : row + 1] for name, array in arrays.items()}, clip)
@@ -155,7 +155,7 @@ def loop(job: Job, videos: str, number: int) -> dict[str, float]:
 
 def theirs(sampler: Sampler, features: dict[str, np.ndarray], clip: Clip) -> np.ndarray:
     """Waveform (samples,) of one clip by ``AudioLDM2Pipeline``."""
-    generation, model = sampler.preset.generation, sampler.audioldm2
+    generation, model = sampler.preset.generation, sampler.audio_model
     tokens = sampler.predict({name: torch.from_numpy(array).float() for name, array in features.items()})
     positive = Conditioning(tokens, *model.encode_labels([clip.label]))
     negative, noise = model.negative(generation.negative_prompt), model.noise([clip.clip_id], generation.seed)

@@ -28,7 +28,7 @@ from pipeline.encoders import load_encoder
 from pipeline.encoders.base import cast_matrices
 from pipeline.extract import Extractor
 from presets import Preset, load_preset
-from trainer.data import TARGET, load_data
+from trainer.data import load_data
 
 Figures = Iterator[tuple[str, Any]]
 _VISUAL = ("cavp", "timechat")
@@ -95,7 +95,7 @@ def cache(settings: Settings) -> Figures:
             made_by = {"stage": stage, "weights": "seeded", "media": {}, "config": {}, "preset": preset.name}
             content = ShardContent(ids, ids, ("train",) * len(ids), made_by, {"features": array[rows]})
             store.write(stage, shard, content)
-    names = [*_VISUAL, TARGET]
+    names = [*_VISUAL, preset.target]
     loaded = timed(lambda: load_data(store, names, torch.device(settings.device), "memory"), 1)
     yield "to the device", {"gigabytes": size / _GB, "seconds": loaded, "gb_per_second": size / _GB / loaded}
     data = load_data(store, names, torch.device(settings.device), "memory")

@@ -16,7 +16,8 @@ import torch
 from benchmarks.common import interleaved, medians, write_result
 from common.runtime import quiet_libraries
 from presets import Preset, load_preset
-from trainer.mapper import GPT2Mapper, MapperSpec
+from trainer.gpt2_mapper import GPT2Mapper
+from trainer.mapper import MapperSpec
 
 Arrays = dict[str, torch.Tensor]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.full_size import diffusers_waveform
-from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
+from generate.audioldm2 import AudioLDM2, Conditioning
+from generate.audioldm2_loader import load_audioldm2
 from presets import Preset
 
 _SAMPLES, _GUIDANCE = 160_000, 3.5

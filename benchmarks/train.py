@@ -29,7 +29,7 @@ from benchmarks.common import interleaved, medians, write_result
 from common.runtime import choose_device
 from pipeline.cache import Joined, ShardContent, open_store
 from presets.config import MapperConfig
-from trainer.data import TARGET, TensorData
+from trainer.data import TensorData
 from trainer.mapper import Mapper, MapperSpec
 from trainer.registry import build_mapper
 
@@ -44,7 +44,7 @@ Arrays = dict[str, torch.Tensor]
 
 def synthetic(clips: int, width: int) -> Joined:
     random = np.random.default_rng(0)
-    shapes = {name: (LENGTHS[name], WIDTHS[name]) for name in LENGTHS} | {TARGET: (8, width)}
+    shapes = {name: (LENGTHS[name], WIDTHS[name]) for name in LENGTHS} | {"audiomae": (8, width)}
     block = {
         name: random.standard_normal((min(clips, 512), *shape)).astype(np.float16) for name, shape in shapes.items()
     }
@@ -71,7 +71,7 @@ def stepper(mapper: Mapper, optimizer: torch.optim.Optimizer, autocast: bool, de
     def step(arrays: Arrays) -> None:
         arrays = {name: array.to(device, non_blocking=True).float() for name, array in arrays.items()}
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
-            loss = mapper({name: arrays[name] for name in LENGTHS}, arrays[TARGET]).mean()
+            loss = mapper({name: arrays[name] for name in LENGTHS}, arrays["audiomae"]).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -143,7 +143,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         return iter(DataLoader(Files(npz), arguments.batch, shuffle=True, num_workers=arguments.workers))
 
     def tar_batches() -> Iterator[Arrays]:
-        names = [*LENGTHS, TARGET]
+        names = [*LENGTHS, "audiomae"]
         pipeline = webdataset.WebDataset(urls, shardshuffle=100).shuffle(1000).decode("torch")
         dataset = pipeline.to_tuple(*(f"{name}.npy" for name in names)).batched(arguments.batch)
         for values in DataLoader(dataset, batch_size=None, num_workers=arguments.workers):

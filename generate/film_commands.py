@@ -18,7 +18,6 @@ from generate.films import make_films
 from generate.mappers import mapper_source, named_mapper, note_other_preset
 from generate.mux import check_audio, mux
 from generate.outputs import plan_output
-from generate.schedulers import build_scheduler
 from generate.video_to_audio import VideoToAudio, check_candidates, check_part
 from pipeline.cluster import array_slice
 from pipeline.decoding import killable
@@ -47,7 +46,7 @@ def one_video(
     source = mapper_source(run, settings, split=False)
     model = VideoToAudio.from_pretrained(source, settings, device)
     note_other_preset(model.sampler.mapper.spec.provenance.get("preset"), settings)
-    sample_rate = model.sampler.audioldm2.sample_rate
+    sample_rate = model.sampler.audio_model.sample_rate
     with ExitStack() as stack:
         wav = output.sound
         if wav.suffix.lower() != ".wav" or options.rate is not None:  # the sound alone in another form
@@ -152,7 +151,7 @@ def _check(options: FilmOptions, settings: Preset) -> None:
     check_part(options.start, options.duration)
     check_audio(options.audio, options.gain)
     check_rate(options.rate)
-    build_scheduler(settings.generation.scheduler, settings.audioldm2.scheduler)
+    settings.audio.check(settings.generation)
 
 
 def _lines(reasons: Mapping[str, str]) -> str:

@@ -113,7 +113,7 @@ class _Making:
 
     def run(self, tasks: Sequence[FilmTask]) -> None:
         cache, media = self.preset.cache, self.preset.media
-        row = self.model.sampler.audioldm2.latent_seconds
+        row = self.model.sampler.audio_model.latent_seconds
         windows = Windows(media, self.preset.generation.overlap_seconds, row, self.size)
 
         def call(task: FilmTask) -> Call:
@@ -223,7 +223,7 @@ class _Making:
             self.writing.failed(work.task, work.error)
             return
         best = max(work.takes, key=_Take.score)
-        samples = round(work.seen.seconds * self.model.sampler.audioldm2.sample_rate)
+        samples = round(work.seen.seconds * self.model.sampler.audio_model.sample_rate)
         sound = np.concatenate(list(joined(best.waves, samples)))
         self.writing.give(work.task, work.seen, sound, best.seed, best.score())
 
@@ -236,7 +236,7 @@ class _Writing:
         on_film: OnFilm,
     ):  # fmt: skip
         self.options, self.record, self.made, self.digest, self.on_film = options, record, made, digest, on_film
-        self.rate, self.limit = model.sampler.audioldm2.sample_rate, model.sampler.preset.cache.decode_timeout_seconds
+        self.rate, self.limit = model.sampler.audio_model.sample_rate, model.sampler.preset.cache.decode_timeout_seconds
         self.most = 2 * model.sampler.preset.generation.batch
         self.pool = DecodePool(model.sampler.preset.media, 1, self.limit)
         self.thread = ThreadPoolExecutor(1)

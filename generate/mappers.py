@@ -29,9 +29,9 @@ def named_mapper(source: str | Path, settings: Preset) -> str:
 
 
 def note_other_preset(trained: object, settings: Preset) -> None:
-    """Only the visual encoders can be compared with the mapper's: not which AudioMAE this AudioLDM-2 understands."""
+    """Only the visual encoders can be compared with the mapper's: not which target this audio model understands."""
     if trained not in (None, settings.name):
         out.print(
             f"note: the mapper was trained with preset '{shown(trained)}', and this is '{settings.name}': its tokens "
-            f"mean something to AudioLDM-2 only if both have the same AudioMAE"
+            f"mean something to {settings.audio_model} only if both have the same {settings.target}"
         )

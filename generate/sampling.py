@@ -1,4 +1,4 @@
-"""From visual features to waveforms: mapper, label, AudioLDM-2."""
+"""From visual features to waveforms: mapper, label, audio model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from common.errors import CacheError, WeightsError
 from common.hashing import sha256_file
-from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
-from generate.kept import user_cache
+from generate.audio_model import AudioModel, load_audio_model
 from generate.schedulers import step_seeds
 from presets import Preset
 from trainer.mapper import Mapper
@@ -60,10 +59,10 @@ class Sound:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A trained mapper and AudioLDM-2, with one preset's settings."""
+    """A trained mapper and an audio model, with one preset's settings."""
 
     mapper: Mapper
-    audioldm2: AudioLDM2
+    audio_model: AudioModel
     preset: Preset
     mapper_fingerprint: str
 
@@ -74,7 +73,7 @@ class Sampler:
     def settings(self) -> dict[str, Any]:
         """What decides the sound besides the clip: two folders of outputs mix only if these agree."""
         generation = {k: v for k, v in self.preset.to_dict()["generation"].items() if k not in _SPEED_ONLY}
-        return {**generation, "mapper": self.mapper_fingerprint, "audioldm2": self.audioldm2.fingerprint}
+        return {**generation, "mapper": self.mapper_fingerprint, self.preset.audio_model: self.audio_model.fingerprint}
 
     def check_encoders(self, made: Mapping[str, Mapping[str, Any]]) -> None:
         """Raise :class:`CacheError` if the features come from other encoders than the mapper's, or other settings.
@@ -101,7 +100,7 @@ class Sampler:
     def start(self, batch: Batch, on_step: Callable[[], None] = lambda: None) -> Sound:
         """Launch a batch. On a GPU this returns long before its sound is there; on a CPU, with the sound made."""
         seed = self.preset.generation.seed
-        noise, seeds = self.audioldm2.noise(batch.clip_ids, seed), step_seeds(batch.clip_ids, seed)
+        noise, seeds = self.audio_model.noise(batch.clip_ids, seed), step_seeds(batch.clip_ids, seed)
         tokens = self.predict(batch.visual)
         return self._launch(tokens, batch.labels, noise, seeds, self.preset.generation.batch, on_step)
 
@@ -118,7 +117,7 @@ class Sampler:
             for batch, made in zip(batches, sampler.stream(batches), strict=True):
                 if isinstance(made, Exception): ...  # e.g. each clip alone, by ``sampler.generate``
         """
-        ahead = 0 if self.audioldm2.device.type == "cpu" else 1
+        ahead = 0 if self.audio_model.device.type == "cpu" else 1
         started: deque[Sound | Exception] = deque()
         for batch in batches:
             try:
@@ -132,7 +131,7 @@ class Sampler:
 
     def predict(self, visual: Mapping[str, Tensor]) -> Tensor:
         """Visual features by encoder -> the mapper's tokens (B, 8, D)."""
-        return self.mapper.predict({name: array.to(self.audioldm2.device) for name, array in visual.items()})
+        return self.mapper.predict({name: array.to(self.audio_model.device) for name, array in visual.items()})
 
     def synthesise(
         self,
@@ -158,21 +157,10 @@ class Sampler:
         rows: int,
         on_step: Callable[[], None],
     ) -> Sound:
-        generation, model = self.preset.generation, self.audioldm2
-        text, mask = model.encode_labels(labels)
-        latents = model.denoise(
-            Conditioning(tokens, text, mask),
-            model.negative(generation.negative_prompt),
-            noise,
-            steps=generation.steps,
-            guidance_scale=generation.guidance_scale,
-            eta=generation.eta,
-            seeds=seeds,
-            scheduler_name=generation.scheduler,
-            rows=rows,
-            on_step=on_step,
+        samples = round(self.preset.media.seconds * self.audio_model.sample_rate)
+        return Sound(
+            self.audio_model.synthesise(tokens, labels, noise, seeds, samples, self.preset.generation, rows, on_step)
         )
-        return Sound(model.decode_on_device(latents, self.preset.media.samples, generation.decode_batch))
 
 
 def _settled(started: Sound | Exception) -> np.ndarray | Exception:
@@ -185,20 +173,24 @@ def _settled(started: Sound | Exception) -> np.ndarray | Exception:
 
 
 def load_sampler(preset: Preset, mapper_source: str | Path, device: str = "cpu") -> Sampler:
-    """Load a trained mapper (a folder, or a hub id as text) and AudioLDM-2.
+    """Load a trained mapper (a folder, or a hub id as text) and the preset's audio model.
 
     Raises :class:`WeightsError` where the two do not fit.
     """
     folder = mapper_folder(mapper_source)
     mapper = MFMMapper.from_pretrained(folder, device)
-    trained_for = mapper.spec.provenance.get("preset", preset.name)
-    width = preset.encoders.audiomae.width
-    if mapper.spec.target[1] != width:
+    spec, (count, width) = mapper.spec, preset.tokens
+    trained_for = spec.provenance.get("preset", preset.name)
+    if spec.target_encoder != preset.target:
         raise WeightsError(
-            f"the mapper in {mapper_source} was trained with preset '{trained_for}' and predicts "
-            f"{mapper.spec.target[1]} values a token; preset '{preset.name}' needs {width}"
+            f"the mapper in {mapper_source} was trained with preset '{trained_for}' and predicts features of "
+            f"{spec.target_encoder}; preset '{preset.name}' needs {preset.target}"
         )
+    for there, here, what in ((spec.target[0], count, "tokens a clip"), (spec.target[1], width, "values a token")):
+        if here not in (None, there):
+            raise WeightsError(
+                f"the mapper in {mapper_source} was trained with preset '{trained_for}' and predicts {there} {what}; "
+                f"preset '{preset.name}' needs {here}"
+            )
     fingerprint = sha256_file(folder / "model.safetensors")[:32]
-    cache = user_cache()
-    audioldm2 = load_audioldm2(preset, device, negatives=None if cache is None else cache / "negatives")
-    return Sampler(mapper, audioldm2, preset, fingerprint)
+    return Sampler(mapper, load_audio_model(preset, device), preset, fingerprint)

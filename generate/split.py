@@ -143,7 +143,7 @@ class _Files:
 
     def _of(self, clip: Clip) -> ClipFiles:
         title = f"{clip.label or 'no label'} ({clip.clip_id})"
-        media, rate = self.sampler.preset.media, self.sampler.audioldm2.sample_rate
+        media, rate = self.sampler.preset.media, self.sampler.audio_model.sample_rate
         wanted = clip.clip_id in self.with_video
         return ClipFiles(clip, self.out, media, rate, wanted, shown(title), self.video_codec)
 
@@ -261,9 +261,10 @@ def _one_by_one(sampler: Sampler, batch: Sequence[Found], error: Exception) -> l
 
 
 def take_cached_labels(sampler: Sampler, store: Store) -> None:
-    """Label embeddings of the stage flan_t5, if the same weights made them; what lacks is computed."""
-    if not store.exists("flan_t5", 0):
+    """Label embeddings that are cached, if the same weights made them; what lacks is computed."""
+    stage, model = sampler.preset.audio.labels, sampler.audio_model
+    if stage is None or not store.exists(stage, 0):
         return
-    content = store.read("flan_t5", 0)
-    if content.fingerprint["weights"] == sampler.audioldm2.flan_t5.fingerprint:
-        sampler.audioldm2.remember_labels(content.clip_ids, content.features, content.arrays["lengths"])
+    content = store.read(stage, 0)
+    if content.fingerprint["weights"] == model.label_encoder.fingerprint:
+        model.remember_labels(content.clip_ids, content.features, content.arrays["lengths"])

@@ -17,11 +17,12 @@ from torch import Tensor
 from common.errors import ClipError, IncompleteError, InputError, WriteError
 from common.writing import temporary_beside, write_error
 from generate.sampling import NOT_FINITE, Sampler, load_sampler
-from generate.schedulers import build_scheduler, step_seeds
+from generate.schedulers import step_seeds
 from generate.windows import joined, part_seconds, window_name, window_rows
 from pipeline.decoding import decode_killable, killable
 from pipeline.encoders import load_encoder
 from pipeline.media import DecodedClip, probe
+from pipeline.media.resampling import resampled
 from pipeline.media.writing import write_wav
 from presets import Preset, load_preset
 from presets.config import preset_from_dict
@@ -143,7 +144,7 @@ class VideoToAudio:
     def from_pretrained(
         cls, mapper: str | Path | None = None, preset: Preset | str = "micro", device: str = "cpu"
     ) -> VideoToAudio:
-        """Load the encoders, a trained mapper and AudioLDM-2 of a preset; raises :class:`WeightsError`.
+        """Load the encoders, a trained mapper and the audio model of a preset; raises :class:`WeightsError`.
 
         ``mapper``: a run's folder, a mapper's folder, or a hub id; None: the one that ships with the preset.
         """
@@ -154,13 +155,13 @@ class VideoToAudio:
 
     def __call__(self, video: str | Path, label: str = "", **choices: Unpack[Choices]) -> tuple[np.ndarray, int]:
         """Sound as long as the video: float32 (samples,) in [-1, 1], and its rate. Raises as :meth:`best`."""
-        return self.best(video, label, **choices).waveform, self.sampler.audioldm2.sample_rate
+        return self.best(video, label, **choices).waveform, self.sampler.audio_model.sample_rate
 
     def best(self, video: str | Path, label: str = "", **choices: Unpack[Choices]) -> Candidate:
         """The best candidate; see :class:`Choices`.
 
-        The score is the mean cosine between the tokens that the mapper predicts and AudioMAE's of the sound
-        that came out; of one candidate it is not computed. Raises :class:`PresetError` or :class:`InputError` for a
+        The score is the mean cosine between the tokens that the mapper predicts and those of the sound that came out,
+        AudioMAE's; of one candidate it is not computed. Raises :class:`PresetError` or :class:`InputError` for a
         value that cannot be, :class:`ClipError` if the video cannot be used, :class:`IncompleteError` if the sound
         has NaN or Inf.
         """
@@ -173,7 +174,7 @@ class VideoToAudio:
 
     def write(self, video: str | Path, path: str | Path, label: str = "", **choices: Unpack[Choices]) -> Written:
         """The best candidate as a wav; memory does not grow with the film. Raises as :meth:`best`."""
-        path, best, rate = Path(path), None, self.sampler.audioldm2.sample_rate
+        path, best, rate = Path(path), None, self.sampler.audio_model.sample_rate
         kept = temporary_beside(path)
         try:
             for take in self._takes(video, label, **choices):
@@ -216,7 +217,7 @@ class VideoToAudio:
         for n in range(candidates):
             which = f"candidate {n + 1} of {candidates}, " if candidates > 1 else ""
             take = _Take(sampler, film, first + n, which, n * len(film.rows), candidates * len(film.rows), on_window)
-            samples = round(film.seconds * self.sampler.audioldm2.sample_rate)
+            samples = round(film.seconds * self.sampler.audio_model.sample_rate)
             take.parts = joined(self._made_windows(take, label, judged=candidates > 1), samples)
             yield take
 
@@ -229,7 +230,7 @@ class VideoToAudio:
             return self.sampler
         values = self.sampler.preset.to_dict()
         preset = preset_from_dict({**values, "generation": {**values["generation"], **chosen}}, "VideoToAudio")
-        build_scheduler(preset.generation.scheduler, self.sampler.audioldm2.scheduler.config)  # raises for no name
+        preset.audio.check(preset.generation)
         return replace(self.sampler, preset=preset)
 
     def _film(self, video: Path, start: float, duration: float | None) -> Film:
@@ -240,7 +241,7 @@ class VideoToAudio:
         seconds = part_seconds(whole, start, duration, video)
         try:
             rows = window_rows(
-                seconds, media.seconds, generation.overlap_seconds, self.sampler.audioldm2.latent_seconds
+                seconds, media.seconds, generation.overlap_seconds, self.sampler.audio_model.latent_seconds
             )
         except ValueError as error:
             raise InputError(f"generation.overlap_seconds: {error}") from None
@@ -268,20 +269,20 @@ class VideoToAudio:
 
     def _begins(self, film: Film, number: int) -> float:
         """Where in the video a window begins, in seconds."""
-        return film.start + film.rows[number] * self.sampler.audioldm2.latent_seconds
+        return film.start + film.rows[number] * self.sampler.audio_model.latent_seconds
 
     def _name(self, film: Film, number: int) -> str:
-        seconds, row = self.sampler.preset.media.seconds, self.sampler.audioldm2.latent_seconds
+        seconds, row = self.sampler.preset.media.seconds, self.sampler.audio_model.latent_seconds
         return window_name(number, film.rows, film.start, film.seconds, seconds, row)
 
     def noises(self, film: Film, seed: int) -> Iterator[Tensor]:
         """Start noise (C, H, W) of each window in turn; it follows from the video's name and the seed."""
-        model, name = self.sampler.audioldm2, film.video.stem
+        model, name = self.sampler.audio_model, film.video.stem
         return iter(model.noise([name], seed)) if len(film.rows) == 1 else model.window_noise(name, seed, film.rows)
 
     def place(self, film: Film, number: int) -> int:
         """The sample of the film's sound where a window begins."""
-        model = self.sampler.audioldm2
+        model = self.sampler.audio_model
         return round(film.rows[number] * model.latent_seconds * model.sample_rate)
 
     def _made_windows(self, take: _Take, label: str, judged: bool) -> Iterator[tuple[int, np.ndarray]]:
@@ -305,10 +306,13 @@ class VideoToAudio:
         film.check_picture()
 
     def cosines(self, windows: np.ndarray, tokens: Tensor) -> Tensor:
-        """Between predicted tokens and AudioMAE's of the sound, (windows, 8)."""
+        """Between predicted tokens and those of the sound, (windows, 8)."""
         if self._judge is None:
             preset = self.sampler.preset
-            self._judge = load_encoder(preset.audioldm2.target, preset=preset, device=self.device)
+            self._judge = load_encoder(preset.target, preset=preset, device=self.device)
+        made, wanted = self.sampler.audio_model.sample_rate, self.sampler.preset.media.sample_rate
+        if made != wanted:
+            windows = np.stack([np.concatenate([*resampled([wave[None]], made, wanted)], 1)[0] for wave in windows])
         heard = self._judge.encode(torch.from_numpy(windows))
         return torch.nn.functional.cosine_similarity(heard, tokens.float(), dim=-1).cpu()
 

@@ -107,7 +107,7 @@ def train_audiomae(preset: Preset, folder: Path, steps: int, device: str, batch:
 def train_vae(preset: Preset, folder: Path, steps: int, device: str, batch: int = 16) -> Any:
     """KL-regularised autoencoder of log-mels on crops of 2.56 s; ends by setting the latents' scale."""
     torch.manual_seed(preset.weights.seed + 2)
-    vae: Any = AutoencoderKL(**preset.audioldm2.vae)
+    vae: Any = AutoencoderKL(**preset.audio_models.audioldm2.vae)
     with torch.no_grad():  # log-mels lie around -7: do not spend the first steps on an offset
         vae.decoder.conv_out.bias.fill_(-7.0)
     mel = LogMel().to(device)

@@ -18,7 +18,7 @@ import torch
 from common.errors import InputError
 from common.hashing import sha256_file
 from common.writing import write_text
-from generate.audioldm2 import load_audioldm2
+from generate.audioldm2_loader import load_audioldm2
 from micro.networks import load_classifier
 from micro.points import Point, cheapest, check_points
 from micro.study import SYNTHESIS_BATCH, Study, Task, denoise, predict, work_through
@@ -49,7 +49,7 @@ def sample(study: Study, point: Point, seed: int, folder: Path) -> None:
     todo = [clip for clip in study.test_clips if clip not in seconds or not (place / f"{clip}.wav").is_file()]
     if not todo:
         return
-    model = load_audioldm2(preset, negatives=folder / "negatives")
+    model = load_audioldm2(preset, cache=folder)
     model.negative(preset.generation.negative_prompt)  # before the clock runs
     tokens = torch.from_numpy(predict(study, VARIANT, seed, todo))
     for first in range(0, len(todo), SYNTHESIS_BATCH):

@@ -154,8 +154,8 @@ def train_unet(
     predicts means, not from AudioMAE.
     """
     torch.manual_seed(preset.weights.seed + 1)
-    unet: Any = AudioLDM2UNet2DConditionModel(**preset.audioldm2.unet)
-    scheduler: Any = DDIMScheduler(**preset.audioldm2.scheduler)
+    unet: Any = AudioLDM2UNet2DConditionModel(**preset.audio_models.audioldm2.unet)
+    scheduler: Any = DDIMScheduler(**preset.audio_models.audioldm2.scheduler)
     count = len(latents) - _VALIDATION  # the last ones are not trained on
     rows, label = rows_of(steps, count, batch, 3), classes(len(latents))
     spread = float(tokens[:count].std(0).mean())

@@ -119,9 +119,9 @@ class MicroModels:
         save_text(self.text, audioldm2)
         self.vae.save_pretrained(audioldm2 / "vae")
         self.unet.save_pretrained(audioldm2 / "unet")
-        vocoder = {k: v for k, v in self.preset.audioldm2.vocoder.items() if not k.startswith("_")}
+        vocoder = {k: v for k, v in self.preset.audio_models.audioldm2.vocoder.items() if not k.startswith("_")}
         GriffinLim(**vocoder).save_pretrained(audioldm2 / "vocoder")
-        DDIMScheduler(**self.preset.audioldm2.scheduler).save_pretrained(audioldm2 / "scheduler")
+        DDIMScheduler(**self.preset.audio_models.audioldm2.scheduler).save_pretrained(audioldm2 / "scheduler")
         for path in audioldm2.rglob("*.safetensors"):
             _halve(path)
         logs = target / "logs"

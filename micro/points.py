@@ -63,7 +63,7 @@ def points_of(text: str) -> list[Point]:
 def check_points(study: Study, points: Sequence[Point]) -> None:
     """Raise :class:`InputError` for a scheduler that there is not, :class:`PresetError` for too many steps."""
     for point in points:
-        build_scheduler(point.scheduler, point.preset(study).audioldm2.scheduler)
+        build_scheduler(point.scheduler, point.preset(study).audio_models.audioldm2.scheduler)
 
 
 def cheapest(points: Sequence[dict[str, Any]]) -> str:

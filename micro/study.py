@@ -20,7 +20,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from generate.audioldm2 import AudioLDM2, Conditioning, load_audioldm2
+from generate.audioldm2 import AudioLDM2, Conditioning
+from generate.audioldm2_loader import load_audioldm2
 from generate.mel import LogMel
 from manifests.builders import clips_from_folder
 from manifests.manifest import Manifest, make_manifest, read_manifest, write_manifest
@@ -35,7 +36,6 @@ from pipeline.media.writing import read_wav, write_wav
 from pipeline.probing import probe_clips
 from presets import Preset, load_preset
 from presets.config import GenerationConfig
-from trainer.data import TARGET
 from trainer.registry import MFMMapper
 
 # Variant -> what it changes; the first is the paper's own.
@@ -83,7 +83,7 @@ class Study:
 
     @cached_property
     def joined(self) -> Joined:
-        return join(self.store, ("cavp", "timechat", TARGET))
+        return join(self.store, ("cavp", "timechat", self.preset.target))
 
     @cached_property
     def test_clips(self) -> list[str]:
@@ -164,7 +164,7 @@ def tokens_of(study: Study, condition: str, model: AudioLDM2) -> np.ndarray:
     """The AudioMAE tokens (N, 8, D) that a condition gives AudioLDM-2 for the test clips."""
     ids = study.test_clips
     if condition == ORACLE:
-        return study.joined.arrays[TARGET][study.rows(ids)].astype(np.float32)
+        return study.joined.arrays[study.preset.target][study.rows(ids)].astype(np.float32)
     if condition == LABEL:
         branch = model.load_negative_branch().eval()
         made = {}
@@ -192,7 +192,7 @@ def synthesise(study: Study, condition: str) -> None:
     if all((folder / f"{clip_id}.wav").is_file() for clip_id in ids):
         return
     preset = study.preset
-    model = load_audioldm2(preset, negatives=study.folder / "negatives")
+    model = load_audioldm2(preset, cache=study.folder)
     tokens: Tensor | None = None
     if condition != CEILING:
         array = tokens_of(study, condition, model)

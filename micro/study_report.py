@@ -22,7 +22,6 @@ from micro.networks import MicroClassifier
 from micro.onsets import CAP_SECONDS, TOLERANCE_SECONDS, compare_onsets, find_onsets, loudness_agreement
 from micro.study import CEILING, LABEL, ORACLE, SHUFFLED, TRUTH, VARIANTS, Study, load_sound, load_tokens, scene
 from micro.world.scene import Scene
-from trainer.data import TARGET
 
 _LEVEL_TIMES = (np.arange(40) + 0.5) / 4
 TITLES = {
@@ -79,9 +78,9 @@ def measure(study: Study, classifier: MicroClassifier, seconds: float) -> dict[s
     for condition in (TRUTH, *study.conditions()):
         figures[condition], per_clip[condition] = judge.measure(load_sound(study, condition))
         if condition not in (TRUTH, CEILING):
-            true = study.joined.arrays[TARGET][study.rows(study.test_clips)].astype(np.float64)
+            true = study.joined.arrays[study.preset.target][study.rows(study.test_clips)].astype(np.float64)
             figures[condition]["token_error"] = float(((load_tokens(study, condition) - true) ** 2).mean() / variance)
-    true = study.joined.arrays[TARGET][study.rows(study.test_clips)].astype(np.float64)
+    true = study.joined.arrays[study.preset.target][study.rows(study.test_clips)].astype(np.float64)
     groups = _groups(study)
     ours = np.mean([per_clip[c] for c in groups["MFM-Mapper"]], axis=0)
     against = {}
@@ -124,7 +123,7 @@ def _groups(study: Study) -> dict[str, list[str]]:
 def _token_spread(study: Study) -> tuple[float, np.ndarray]:
     """Variance of the training tokens around their mean token, and that mean, (8, D)."""
     train = [row for row, split in enumerate(study.joined.splits) if split == "train"]
-    tokens = study.joined.arrays[TARGET][train].astype(np.float64)
+    tokens = study.joined.arrays[study.preset.target][train].astype(np.float64)
     mean = tokens.mean(axis=0)
     return float(((tokens - mean) ** 2).mean()), mean
 

@@ -12,7 +12,8 @@ from diffusers import AudioLDM2ProjectionModel
 from torch import Tensor, nn
 from transformers import ClapTextConfig, ClapTextModelWithProjection, GPT2Config, GPT2Model
 
-from generate.components import TOKENS, NegativeEncoder
+from generate.negative import NegativeEncoder
+from generate.settings import AudioLDM2Config
 from micro.data import LABELS, classes, rows_of
 from micro.fit import Fit
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
@@ -24,7 +25,7 @@ class TextToAudio(nn.Module):
 
     def __init__(self, preset: Preset):
         super().__init__()
-        config, width = preset.audioldm2, preset.encoders.audiomae.width
+        config, width = preset.audio_models.audioldm2, preset.encoders.audiomae.width
         self.flan_t5 = FlanT5(preset.encoders.flan_t5)
         tokenizer = byte_tokenizer(preset.encoders.flan_t5.max_tokens)
         clap = ClapTextConfig(**config.clap, vocab_size=max(512, len(tokenizer)))
@@ -50,7 +51,7 @@ class TextToAudio(nn.Module):
             attention_mask=encoded.attention_mask.new_ones((len(prompts), 1)),
             attention_mask_1=encoded.attention_mask,
         )
-        mask = nn.functional.pad(projected.attention_mask, (0, TOKENS - 1), value=1)
+        mask = nn.functional.pad(projected.attention_mask, (0, AudioLDM2Config.tokens - 1), value=1)
         inputs = torch.cat([projected.hidden_states, tokens[:, :-1]], dim=1)
         # Padding sits between text and tokens, and GPT-2 counts positions over it: give each row its own count.
         positions = (mask.cumsum(1) - 1).clamp(min=0)

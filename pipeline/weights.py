@@ -18,6 +18,7 @@ from common.hashing import sha256_file
 from pipeline.download import download
 from pipeline.hub import audioldm2_folder, choose_files, is_hub_id
 from presets import Preset
+from presets.audio_models import AUDIO_MODELS
 from presets.encoders import ENCODERS
 from presets.official import AUDIOLDM2_REPOSITORY, OFFICIAL_FILES, CheckpointFile
 
@@ -37,8 +38,12 @@ class WeightFile:
 
 
 def models_of(preset: Preset) -> list[str]:
-    """Whose files a preset needs: its encoders, AudioLDM-2, and the evaluation's networks that have official ones."""
-    return [*preset.stages, "audioldm2", *(name for name in preset.evaluation.networks if name in OFFICIAL_FILES)]
+    """Whose files a preset needs: its encoders, audio model, and the evaluation's networks that have official ones."""
+    return [
+        *preset.stages,
+        preset.audio_model,
+        *(name for name in preset.evaluation.networks if name in OFFICIAL_FILES),
+    ]
 
 
 def weight_files(preset: Preset, only: Sequence[str] = ()) -> list[WeightFile]:
@@ -51,13 +56,21 @@ def weight_files(preset: Preset, only: Sequence[str] = ()) -> list[WeightFile]:
         raise InputError(f"preset '{preset.name}' has no official files of '{unknown[0]}': of {', '.join(models)}")
     rows = []
     for model in only or models:
-        for file in ENCODERS[model].files if model in ENCODERS else OFFICIAL_FILES[model]:
+        for file in _files_of(model):
             path = _place(file, preset)
             files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] * path.is_file()
             digests = [sha256_file(file) for file in files]
             joined = hashlib.sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else "".join(digests)
             rows.append(WeightFile(model, file, path, bool(files), sum(p.stat().st_size for p in files), joined))
     return rows
+
+
+def _files_of(model: str) -> Sequence[CheckpointFile]:
+    """Of an encoder, an audio model, or a network of the evaluation."""
+    files: Sequence[CheckpointFile] | None = next(
+        (known[model].files for known in (ENCODERS, AUDIO_MODELS) if model in known), OFFICIAL_FILES.get(model)
+    )
+    return files or ()
 
 
 def _place(file: CheckpointFile, preset: Preset) -> Path:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from common.errors import PresetError
+from presets.sections import NameOf
 
 T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -153,6 +154,8 @@ def allowed(kind: Any, constraints: Iterable[Any]) -> str:
     kind, more = _split(kind)
     constraints = [*constraints, *more]
     origin = get_origin(kind)
+    if registry := next((each.registry for each in constraints if isinstance(each, NameOf)), None):
+        return f"one of {', '.join(registry)}"
     if fields := fields_of(kind):
         return f"a section with settings: {', '.join(fields)}"
     if origin is Literal:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from common.errors import PresetError
+from presets.audio_models import AUDIO_MODELS, AudioModelsConfig
 from presets.checks import (
     STRICT,
     Arguments,
@@ -30,6 +31,8 @@ from presets.checks import (
     short,
 )
 from presets.encoders import ENCODERS, EncodersConfig, reads
+from presets.mappers import FUSIONS, MAPPERS
+from presets.sections import NameOf
 from presets.text import assigned_value, merge, read_yaml
 
 HERE = Path(__file__).parent
@@ -102,11 +105,14 @@ def _can_be_mapped(encoder: str) -> bool:
 
 @dataclass(config=STRICT, frozen=True)
 class MapperConfig:
-    """Fusion and GPT-2 mapper (paper sections 3.2.2 and 3.4)."""
+    """Fusion and mapper (paper sections 3.2.2 and 3.4).
 
-    kind: Literal["gpt2", "diffusion"] = "gpt2"
+    ``options``: what a kind of mapper has of its own; its class checks them.
+    """
+
+    kind: Annotated[str, NameOf(MAPPERS)] = "gpt2"
     encoders: list[str] = Field(default_factory=lambda: ["cavp", "timechat"])
-    fusion: Literal["concat", "add", "cat"] = "concat"
+    fusion: Annotated[str, NameOf(FUSIONS)] = "concat"
     initialise: str = "scratch"  # or audioldm2, shipped, or where a GPT-2 or a mapper is: trainer.initialise
     layers: Layers = 12
     width: Width = 768
@@ -115,6 +121,7 @@ class MapperConfig:
     dropout: Fraction = 0.1
     diffusion_steps: Annotated[int, Number, Field(ge=1, le=100_000)] = 1000  # of the diffusion mapper alone
     sampling_steps: Annotated[int, Number, Field(ge=1, le=100_000)] = 50
+    options: Arguments = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> MapperConfig:
@@ -159,24 +166,6 @@ class TrainingConfig:
 
 
 @dataclass(config=STRICT, frozen=True)
-class AudioLDM2Config:
-    """Keyword arguments of the diffusers and transformers classes AudioLDM-2 is made of.
-
-    It is conditioned on the features of the encoder ``target``, which a mapper predicts, and of the encoder ``labels``.
-    """
-
-    target: ClassVar[str] = "audiomae"
-    labels: ClassVar[str] = "flan_t5"
-
-    unet: Arguments = Field(default_factory=dict)
-    vae: Arguments = Field(default_factory=dict)
-    vocoder: Arguments = Field(default_factory=dict)
-    scheduler: Arguments = Field(default_factory=dict)
-    language_model: Arguments = Field(default_factory=dict)
-    clap: Arguments = Field(default_factory=dict)
-
-
-@dataclass(config=STRICT, frozen=True)
 class GenerationConfig:
     """Sampling of paper section 4.1.2.
 
@@ -211,7 +200,10 @@ class EvaluationConfig:
 
 @dataclass(config=STRICT, frozen=True)
 class Preset:
-    """Everything a run needs to know besides its clips."""
+    """Everything a run needs to know besides its clips.
+
+    ``target``: the encoder whose features of the sound a mapper predicts. ``audio_model``: what makes sound of them.
+    """
 
     name: str
     note: str = ""
@@ -221,42 +213,53 @@ class Preset:
     cache: CacheConfig = Field(default_factory=CacheConfig)
     mapper: MapperConfig = Field(default_factory=MapperConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
-    audioldm2: AudioLDM2Config = Field(default_factory=AudioLDM2Config)
+    target: str = "audiomae"
+    audio_model: Annotated[str, NameOf(AUDIO_MODELS)] = "audioldm2"
+    audio_models: AudioModelsConfig = Field(default_factory=AudioModelsConfig)
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
     @model_validator(mode="after")
     def _fits(self) -> Preset:
-        """Compare settings of different sections; name the settings of every encoder that is used."""
+        """Compare settings of different sections; name the settings of every part that is used."""
+        sounds = [name for name in ENCODERS if reads(name) == "waveform"]
+        if self.target not in sounds:
+            raise ValueError(f"target is {short(self.target)}, and must be one of {', '.join(sounds)}")
         self.encoders.update({name: self.encoders[name] for name in self.stages})
+        self.audio_models.update({self.audio_model: self.audio})
         overlap, window = self.generation.overlap_seconds, self.media.seconds
         if overlap >= window:
             raise ValueError(
                 f"generation.overlap_seconds is {overlap:g}, and must be below media.seconds ({window:g}), the length "
                 f"of a window"
             )
-        schedule = self.audioldm2.scheduler
-        length, offset = schedule.get("num_train_timesteps", 1000), schedule.get("steps_offset", 0)
-        if not (type(length) is type(offset) is int and 0 <= offset < length):
-            raise ValueError(
-                f"audioldm2.scheduler.num_train_timesteps is {short(length)} and steps_offset {short(offset)}, and "
-                f"they must be whole numbers, the second from 0 to below the first"
-            )
-        if self.generation.steps > (most := length - offset):
+        most = self.audio.most_steps
+        if most is not None and self.generation.steps > most:
             raise ValueError(
                 f"generation.steps is {self.generation.steps}, and must be a whole number from 1 to {most}: the noise "
-                f"schedule has no more (audioldm2.scheduler.num_train_timesteps, steps_offset)"
+                f"schedule has no more (of audio_models.{self.audio_model})"
             )
         return self
 
     @property
     def stages(self) -> list[str]:
         """The encoders whose features are cached: the mapper's, the one it predicts, and that of the labels."""
-        return [*self.mapper.encoders, self.audioldm2.target, self.audioldm2.labels]
+        labels = [] if self.audio.labels is None else [self.audio.labels]
+        return [*self.mapper.encoders, self.target, *labels]
+
+    @property
+    def audio(self) -> Any:
+        """The settings of the audio model, a :class:`presets.audio_models.AudioModelConfig`."""
+        return self.audio_models[self.audio_model]
+
+    @property
+    def tokens(self) -> tuple[int | None, int | None]:
+        """How many vectors the audio model takes for a clip, and the values of each; None: any number."""
+        return self.audio.tokens, self.encoders[self.target].dimension
 
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
-        return {**values, "encoders": dict(values["encoders"])}
+        return {**values, **{name: dict(values[name]) for name in ("encoders", "audio_models")}}
 
 
 def available_presets() -> list[str]:
@@ -270,7 +273,15 @@ def available_options() -> list[str]:
 
 def preset_from_dict(values: Mapping[str, Any], where: str = "preset") -> Preset:
     """Check a plain dictionary; raises :class:`PresetError` with a sentence for each wrong setting."""
-    return checked(Preset, values, where)
+    return checked(Preset, _in_sections(values), where)
+
+
+def _in_sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With the section ``audioldm2`` of older presets where the settings of audio models are now."""
+    values = dict(values)
+    if "audioldm2" in values:
+        values = merge({"audio_models": {"audioldm2": values.pop("audioldm2")}}, values)
+    return values
 
 
 def load_preset(name: str, assignments: Iterable[str] = ()) -> Preset:
@@ -292,14 +303,14 @@ def load_preset(name: str, assignments: Iterable[str] = ()) -> Preset:
             f"unknown preset {short(base)}: there are {', '.join(available_presets())}, or give the path of a .yaml "
             f"file"
         )
-    values = merge({"name": path.stem}, read_yaml(path))
+    values = merge({"name": path.stem}, _in_sections(read_yaml(path)))
     for option in options:
         if option not in (known := available_options()):
             raise PresetError(f"unknown option {short(option)} of preset {short(base)}: there is {', '.join(known)}")
-        values = merge(values, read_yaml(HERE / "options" / f"{option}.yaml"))
+        values = merge(values, _in_sections(read_yaml(HERE / "options" / f"{option}.yaml")))
     assigned: dict[str, Any] = {}
     for assignment in assignments:
-        assigned = merge(assigned, assigned_value(Preset, assignment))
+        assigned = merge(assigned, _in_sections(assigned_value(Preset, assignment)))
     return preset_from_dict(merge(values, assigned), f"preset {name}" + (" with --set" if assigned else ""))
 
 

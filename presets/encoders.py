@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
-
-from pydantic import ConfigDict, TypeAdapter, with_config
-from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema
-from typing_extensions import TypedDict
+from typing import ClassVar, Literal
 
 from common.registry import Registry
 from presets.official import CheckpointFile
+from presets.sections import Sections
 
 # Name -> where its settings are, a dataclass derived from EncoderConfig.
 ENCODERS = Registry(
@@ -49,41 +44,7 @@ def reads(encoder: str) -> str | None:
     return ENCODERS[encoder].reads if encoder in ENCODERS else None
 
 
-class _Fields(Mapping[str, FieldInfo]):
-    """The settings class of every encoder, as pydantic describes the fields of a dataclass."""
+class EncodersConfig(Sections):
+    """Settings of encoders by name."""
 
-    def __getitem__(self, name: str) -> FieldInfo:
-        return FieldInfo(annotation=ENCODERS[name], default_factory=ENCODERS[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(ENCODERS)
-
-    def __len__(self) -> int:
-        return len(ENCODERS)
-
-
-class EncodersConfig(dict[str, Any]):
-    """Settings of encoders by name, each checked by its own dataclass; ``encoders.cavp`` is ``encoders["cavp"]``.
-
-    An encoder that a preset does not name has its defaults.
-    """
-
-    __pydantic_fields__: ClassVar[Mapping[str, FieldInfo]] = _Fields()
-
-    def __missing__(self, name: str) -> Any:
-        return ENCODERS[name]()
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in ENCODERS:
-            raise AttributeError(name)
-        return self[name]
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls._checked)
-
-    @classmethod
-    def _checked(cls, values: Any) -> EncodersConfig:
-        named = {name: ENCODERS[name] for name in ENCODERS if isinstance(values, Mapping) and name in values}
-        section = with_config(ConfigDict(extra="forbid"))(TypedDict("section", named, total=False))  # type: ignore[operator]
-        return cls(TypeAdapter(section).validate_python(values))
+    registry = ENCODERS

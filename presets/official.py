@@ -1,6 +1,6 @@
 """Official files: how each is called, where its authors publish it, under which licence.
 
-Those of AudioLDM-2 and of the evaluation's networks, by model; an encoder's are with its settings.
+Those of the evaluation's networks, by model; an encoder's and an audio model's are with its settings.
 """
 
 from __future__ import annotations
@@ -50,18 +50,6 @@ _VGGISH = "https://github.com/harritaylor/torchvggish/releases"
 _MMAUDIO = "https://github.com/hkchengrex/MMAudio/releases"
 
 OFFICIAL_FILES: dict[str, tuple[CheckpointFile, ...]] = {
-    # Besides the FLAN-T5 of the labels.
-    "audioldm2": (
-        audioldm2_part("unet", 1.4),
-        audioldm2_part("vae", 0.2),
-        audioldm2_part("vocoder", 0.2),
-        audioldm2_part("scheduler", 0.001),
-        audioldm2_part("language_model", 0.5),
-        audioldm2_part("projection_model", 0.01),
-        audioldm2_part("text_encoder", 0.8),
-        audioldm2_part("tokenizer", 0.01),
-    ),
-    # The evaluation's networks.
     "panns": (
         CheckpointFile(
             "cnn14",

@@ -44,7 +44,7 @@ def train(
     trainer.close()
     if not main:
         return
-    figures = {name: value for name, value in outcome.metrics.items() if name[-1] not in "12345678"}
+    figures = {name: value for name, value in outcome.metrics.items() if not name[-1].isdigit()}
     summary(
         "train",
         {

@@ -15,10 +15,8 @@ from torch import Tensor
 from common.errors import CacheError
 from pipeline.cache import Joined, Selection, Store, join
 from pipeline.cache.selection import ShardRows, reasons
-from presets.config import AudioLDM2Config
 from trainer.memory import device_bytes, host_bytes
 
-TARGET = AudioLDM2Config.target
 # Clips among which a batch is drawn. Smaller caches are shuffled whole.
 BUFFER = 8192
 # Of the free memory, what the features may take: the rest is for the model, its optimizer and everybody else.
@@ -32,8 +30,9 @@ Row = TypeVar("Row")
 class Batch:
     """One process's part of a global batch.
 
-    ``clip_ids`` are those of the whole global batch; ``arrays`` map a stage to this process's rows,
-    float32 (rows, steps, width). A process without a row gets one that ``weight`` 0 leaves out.
+    ``clip_ids`` are those of the whole global batch; ``arrays`` map a stage to this process's rows, float32 (rows,
+    steps, width), and the last stage is the one to predict. A process without a row gets one that ``weight`` 0 leaves
+    out.
     """
 
     clip_ids: Sequence[str]
@@ -42,11 +41,11 @@ class Batch:
 
     @property
     def visual(self) -> dict[str, Tensor]:
-        return {name: array for name, array in self.arrays.items() if name != TARGET}
+        return dict(list(self.arrays.items())[:-1])
 
     @property
     def target(self) -> Tensor:
-        return self.arrays[TARGET]
+        return list(self.arrays.values())[-1]
 
 
 class Data(Protocol):
@@ -246,6 +245,7 @@ def load_data(
 ) -> Data:
     """The cache in memory where it fits (:func:`fits_in_memory`), else streamed.
 
+    ``stages``: the encoders that a mapper reads, and last the one whose features it predicts.
     ``how``: auto, memory or stream. ``processes``: how many of this machine load it. ``agree``: from whether it fits
     here to whether it fits for all processes. Raises :class:`CacheError` for a missing stage or a mixed cache.
     """

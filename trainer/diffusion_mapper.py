@@ -10,8 +10,9 @@ from diffusers import DDPMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from trainer.fusion import FUSIONS
-from trainer.mapper import Mapper, MapperSpec, build_gpt2, error_per_clip
+from trainer.fusion import build_fusion
+from trainer.gpt2 import build_gpt2, initialise_gpt2
+from trainer.mapper import Mapper, MapperSpec, error_per_clip
 
 
 class DiffusionMapper(Mapper):
@@ -25,15 +26,9 @@ class DiffusionMapper(Mapper):
     target_std: Tensor
 
     def __init__(self, spec: MapperSpec):
-        super().__init__()
-        self.spec = spec
-        config = spec.mapper
+        super().__init__(spec)
         steps, width = spec.target
-        self.fusion = FUSIONS[config.fusion](
-            {name: spec.dimensions[name] for name in config.encoders},
-            {name: spec.lengths[name] for name in config.encoders},
-            width,
-        )
+        self.fusion = build_fusion(spec)
         self.gpt2 = build_gpt2(spec, sequence=1 + self.fusion.length + 2 * steps)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.noisy = nn.Linear(width, width)
@@ -42,11 +37,15 @@ class DiffusionMapper(Mapper):
         self.register_buffer("target_mean", torch.tensor(spec.statistics.get("mean", 0.0)))
         self.register_buffer("target_std", torch.tensor(spec.statistics.get("std", 1.0)))
         self.scheduler: Any = DDPMScheduler(
-            num_train_timesteps=config.diffusion_steps,
+            num_train_timesteps=spec.mapper.diffusion_steps,
             beta_schedule="squaredcos_cap_v2",
             prediction_type="sample",
             clip_sample=False,
         )
+
+    def initialise(self, source: str) -> None:
+        """Its GPT-2 from :func:`trainer.gpt2.initialise_gpt2`."""
+        initialise_gpt2(self.gpt2, source)
 
     def denoise(self, visual: Mapping[str, Tensor], noisy: Tensor, times: Tensor) -> Tensor:
         """Noisy scaled targets (B, T_c, D_c) at times (B,) -> the clean ones."""

@@ -1,14 +1,20 @@
 """Time-aligned fusion of visual features (paper section 3.2.2, Algorithm 1, Table 3).
 
-A new fusion is one class and one line in :data:`FUSIONS`.
+A new fusion is one class and one line in :data:`presets.mappers.FUSIONS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from presets.mappers import FUSIONS
+
+if TYPE_CHECKING:
+    from trainer.mapper import MapperSpec
 
 
 def upsample(features: Tensor, length: int) -> Tensor:
@@ -77,4 +83,10 @@ class CatFusion(_ProjectedFusion):
         return torch.cat([self.projections[name](streams[name]) for name in self.names], dim=1)
 
 
-FUSIONS: dict[str, type[Fusion]] = {"concat": ConcatFusion, "add": AddFusion, "cat": CatFusion}
+def build_fusion(spec: MapperSpec) -> Fusion:
+    """The fusion that a mapper's settings name, for its streams, with fresh weights."""
+    config = spec.mapper
+    dimensions = {name: spec.dimensions[name] for name in config.encoders}
+    lengths = {name: spec.lengths[name] for name in config.encoders}
+    fusion: Fusion = FUSIONS[config.fusion](dimensions, lengths, spec.target[1])
+    return fusion

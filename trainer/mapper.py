@@ -1,8 +1,4 @@
-"""MFM-Mapper: fused visual features -> 8 pooled AudioMAE vectors, autoregressively (paper section 3.4).
-
-The interface of every mapper is :class:`Mapper`; a new one is one file and one line in
-:data:`trainer.registry.MAPPERS`.
-"""
+"""What every mapper is, :class:`Mapper`, and its file; a new one is one file and a line in :mod:`presets.mappers`."""
 
 from __future__ import annotations
 
@@ -12,23 +8,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import torch
 from huggingface_hub import create_repo, upload_folder
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import DynamicCache, GPT2Config, GPT2Model
 
-from common.errors import WeightsError
+from common.errors import PresetError, WeightsError
 from common.writing import make_folder, write_text
-from pipeline.attention import MEMORY, UNPADDED
+from presets.checks import checked, short
 from presets.config import MapperConfig
 from trainer.checkpoints import MODEL, check_sums, save_tensors, write_sums
-from trainer.fusion import FUSIONS
 
 CONFIG = "config.json"
 _Size = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -48,9 +41,9 @@ class _KnownProvenance:
 class MapperSpec:
     """All that is needed to rebuild a mapper, and what it was fitted on.
 
-    ``dimensions`` and ``lengths``: width and steps of each visual stream; ``target``: (T_c, D_c), the
-    paper's (8, 768). ``statistics``: mean and standard deviation of the training targets.
-    ``provenance``: fingerprints of the encoders, preset, epochs, metrics.
+    ``dimensions`` and ``lengths``: width and steps of each visual stream; ``target``: (T_c, D_c) of the features of
+    the encoder ``target_encoder``, the paper's (8, 768) of AudioMAE. ``statistics``: mean and standard deviation of
+    the training targets. ``provenance``: fingerprints of the encoders, preset, epochs, metrics.
     """
 
     mapper: MapperConfig
@@ -60,6 +53,7 @@ class MapperSpec:
     loss: Literal["mse", "l1"] = "mse"
     statistics: dict[str, FiniteFloat] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
+    target_encoder: str = "audiomae"
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -88,18 +82,42 @@ class MapperSpec:
         }
         lines = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
         return (
-            "# MFM-Mapper\n\nPredicts 8 pooled AudioMAE vectors from video features, to condition AudioLDM-2. "
-            "Load with `trainer.registry.MFMMapper.from_pretrained(folder)`.\n\n"
+            f"# MFM-Mapper\n\nPredicts {self.target[0]} x {self.target[1]} values of {self.target_encoder} from video "
+            "features, to condition AudioLDM-2, or whichever audio model takes them. Load with "
+            "`trainer.registry.MFMMapper.from_pretrained(folder)`.\n\n"
             f"| | |\n| --- | --- |\n{lines}\n\n"
             "Sound made with AudioLDM-2's official weights is bound by their licence, CC BY-NC-SA 4.0.\n"
         )
 
 
 class Mapper(nn.Module, ABC):
-    """Visual streams -> C. ``forward`` gives the training loss of each clip."""
+    """Visual streams -> C. ``forward`` gives the training loss of each clip.
 
-    spec: MapperSpec
-    gpt2: GPT2Model
+    ``Options``: a dataclass of pydantic for ``mapper.options``, where a kind of mapper has settings of its own;
+    :attr:`options` are the checked ones. A subclass calls ``super().__init__(spec)`` first.
+    """
+
+    Options: ClassVar[type | None] = None
+
+    def __init__(self, spec: MapperSpec):
+        super().__init__()
+        self.spec = spec
+        if self.Options is None and spec.mapper.options:
+            raise PresetError(
+                f"mapper.options is {short(spec.mapper.options)}, and a mapper of kind '{spec.mapper.kind}' has none"
+            )
+        self.options = None if self.Options is None else checked(self.Options, spec.mapper.options, "mapper.options")
+
+    def initialise(self, source: str) -> None:
+        """Fill part of it from files of something else than a mapper; raises :class:`WeightsError`.
+
+        ``source``: ``scratch`` (leave it as drawn), or a file or folder. This one takes none.
+        """
+        if source != "scratch":
+            raise WeightsError(
+                f"mapper.initialise: a mapper of kind '{self.spec.mapper.kind}' is not filled from {source}: it takes "
+                f"scratch, shipped, or the folder of a saved mapper"
+            )
 
     @abstractmethod
     def losses(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
@@ -148,84 +166,6 @@ def error_per_clip(predicted: Tensor, target: Tensor, kind: str = "mse") -> Tens
     difference = predicted.float() - target.float()
     per_value = difference.abs() if kind == "l1" else difference.square()
     return per_value.sum(dim=-1).mean(dim=-1)
-
-
-def build_gpt2(spec: MapperSpec, sequence: int) -> GPT2Model:
-    """GPT-2 at the spec's sizes, without a token embedding; raises :class:`WeightsError` if these do not fit."""
-    config = spec.mapper
-    if spec.target[1] != config.width:
-        raise WeightsError(
-            f"the mapper's width is {config.width}, but the cached targets have {spec.target[1]} values: "
-            f"it reads and predicts them, so the two must agree (mapper.width)"
-        )
-    if sequence > config.max_positions:
-        raise WeightsError(f"a sequence of {sequence} does not fit mapper.max_positions = {config.max_positions}")
-    gpt2 = GPT2Model(
-        GPT2Config(
-            vocab_size=1,
-            n_positions=config.max_positions,
-            n_embd=spec.target[1],
-            n_layer=config.layers,
-            n_head=config.heads,
-            resid_pdrop=config.dropout,
-            embd_pdrop=config.dropout,
-            attn_pdrop=config.dropout,
-            bos_token_id=None,
-            eos_token_id=None,
-            attn_implementation=UNPADDED,
-        )
-    )
-    gpt2.wte.weight.requires_grad_(False)
-    return gpt2
-
-
-class GPT2Mapper(Mapper):
-    """[SOS, V_e, EOS, c_1 ... c_8] through GPT-2; the state before c_i predicts c_i.
-
-    Layout and learned SOS and EOS as AudioLDM-2 has them; EOS predicts c_1. The token embedding of
-    GPT-2 is never read, so it is not kept.
-    """
-
-    def __init__(self, spec: MapperSpec):
-        super().__init__()
-        self.spec = spec
-        config = spec.mapper
-        steps, width = spec.target
-        dimensions = {name: spec.dimensions[name] for name in config.encoders}
-        lengths = {name: spec.lengths[name] for name in config.encoders}
-        self.fusion = FUSIONS[config.fusion](dimensions, lengths, width)
-        self.sos = nn.Parameter(0.02 * torch.randn(width))
-        self.eos = nn.Parameter(0.02 * torch.randn(width))
-        self.gpt2 = build_gpt2(spec, sequence=self.fusion.length + 2 + steps)
-
-    def prefix(self, visual: Mapping[str, Tensor]) -> Tensor:
-        """[SOS, V_e, EOS]: (B, T_e + 2, D)."""
-        fused = self.fusion({name: visual[name].float() for name in self.fusion.names})
-        batch = len(fused)
-        return torch.cat([self.sos.expand(batch, 1, -1), fused, self.eos.expand(batch, 1, -1)], dim=1)
-
-    def teacher_forced(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """Predictions of c_1 ... c_8 from the true c_1 ... c_7: (B, T_c, D_c)."""
-        prefix = self.prefix(visual)
-        inputs = torch.cat([prefix, target[:, :-1].to(prefix.dtype)], dim=1)
-        hidden = self.gpt2(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        return hidden[:, prefix.shape[1] - 1 :]
-
-    def losses(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        return error_per_clip(self.teacher_forced(visual, target), target, self.spec.loss)
-
-    @torch.no_grad()
-    def predict(self, visual: Mapping[str, Tensor], cached: bool = True) -> Tensor:
-        """Feed the model's own outputs back, T_c steps; ``cached`` keeps keys and values between steps."""
-        inputs = self.prefix(visual)
-        steps = self.spec.target[0]
-        outputs: list[Tensor] = []
-        memory = DynamicCache() if cached else None
-        for _ in range(steps):
-            result = self.gpt2(inputs_embeds=inputs, use_cache=cached, **{MEMORY: memory})
-            outputs.append(result.last_hidden_state[:, -1:])
-            inputs = outputs[-1] if cached else torch.cat([inputs, outputs[-1]], dim=1)
-        return torch.cat(outputs, dim=1).float()
 
 
 def read_spec(folder: str | Path) -> MapperSpec:

@@ -1,24 +1,25 @@
-"""Mappers by name, and :class:`MFMMapper`, which loads whichever one a folder holds."""
+"""A mapper of any kind: built, found, and by :class:`MFMMapper` loaded, whichever one a folder holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from common.errors import WeightsError
+from common.errors import PresetError, WeightsError
 from pipeline.hub import hub_folder, is_hub_id
 from presets import Preset
-from trainer.diffusion_mapper import DiffusionMapper
-from trainer.mapper import CONFIG, GPT2Mapper, Mapper, MapperSpec, check_weights, load_weights, read_spec
-
-MAPPERS: dict[str, Callable[[MapperSpec], Mapper]] = {"gpt2": GPT2Mapper, "diffusion": DiffusionMapper}
+from presets.mappers import MAPPERS
+from trainer.mapper import CONFIG, Mapper, MapperSpec, check_weights, load_weights, read_spec
 
 
 def build_mapper(spec: MapperSpec) -> Mapper:
-    """A mapper with fresh weights."""
-    return MAPPERS[spec.mapper.kind](spec)
+    """A mapper of the kind its spec names, with fresh weights.
+
+    Raises :class:`PresetError` for options it does not have, :class:`WeightsError` for sizes that do not fit.
+    """
+    mapper: Mapper = MAPPERS[spec.mapper.kind](spec)
+    return mapper
 
 
 def mapper_folder(source: str | Path) -> Path:
@@ -64,7 +65,7 @@ class MFMMapper:
         try:
             with torch.device("meta"):
                 shapes = build_mapper(spec)
-        except WeightsError as error:
+        except (PresetError, WeightsError) as error:
             raise WeightsError(f"{folder / CONFIG} does not describe a mapper: {error}") from None
         check_weights(shapes, folder)
         mapper = build_mapper(spec)

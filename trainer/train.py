@@ -21,7 +21,7 @@ from common.writing import write_text
 from pipeline.cache import Store
 from presets import Preset
 from trainer.checkpoints import Progress, load_checkpoint
-from trainer.data import TARGET, Batch, Data, epoch_order, load_data
+from trainer.data import Batch, Data, epoch_order, load_data
 from trainer.device import build_accelerator
 from trainer.initialise import initial_weights, initialise
 from trainer.mapper import Mapper, MapperSpec
@@ -67,7 +67,7 @@ class Trainer:
         self.encoders = list(preset.mapper.encoders)
         self.data: Data = load_data(
             store,
-            [*self.encoders, TARGET],
+            [*self.encoders, preset.target],
             self.accelerator.device,
             training.data,
             processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
@@ -114,7 +114,7 @@ class Trainer:
             mapper=self.preset.mapper,
             dimensions={name: self.data.shapes[name][1] for name in self.encoders},
             lengths={name: self.data.shapes[name][0] for name in self.encoders},
-            target=self.data.shapes[TARGET],
+            target=self.data.shapes[self.preset.target],
             loss=self.preset.training.loss,
             statistics=statistics,
             provenance={
@@ -122,10 +122,11 @@ class Trainer:
                 **features_provenance(self.data.provenance),
                 "train_clips": self.train_clips,
             },
+            target_encoder=self.preset.target,
         )
 
     def _check_widths(self) -> None:
-        for name in (*self.encoders, TARGET):
+        for name in (*self.encoders, self.preset.target):
             width = self.preset.encoders[name].dimension
             if width not in (None, self.data.shapes[name][1]):
                 raise CacheError(
@@ -133,6 +134,12 @@ class Trainer:
                     f"'{self.preset.name}' makes {width}: this cache belongs to another preset "
                     f"('{self.data.provenance[name].get('preset')}')"
                 )
+        count, wanted = self.data.shapes[self.preset.target][0], self.preset.audio.tokens
+        if wanted not in (None, count):
+            raise CacheError(
+                f"the cached '{self.preset.target}' features have {count} vectors a clip, and the audio model "
+                f"'{self.preset.audio_model}' takes {wanted}: set target or audio_model"
+            )
 
     # --- folder -------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer.data import TARGET, Data
+from trainer.data import Data
 from trainer.mapper import Mapper, error_per_clip
 
 
@@ -66,7 +66,7 @@ def target_statistics(data: Data, batch: int, most: int = 8192) -> dict[str, flo
     """Mean and standard deviation of the training targets, over at most ``most`` clips in cache order."""
     count, total, squares = 0, 0.0, 0.0
     for seen, part in enumerate(data.batches("train", batch, order=None)):
-        target = part.arrays[TARGET].cpu().double()  # MPS has no float64
+        target = part.target.cpu().double()  # MPS has no float64
         count, total, squares = count + target.numel(), total + float(target.sum()), squares + float((target**2).sum())
         if (seen + 1) * batch >= most:
             break

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from generate.audioldm2 import Conditioning, load_audioldm2
+from generate.audioldm2 import Conditioning
+from generate.audioldm2_loader import load_audioldm2
 from manifests.builders import clips_from_folder
 from manifests.manifest import make_manifest
 from pipeline.cache import open_store

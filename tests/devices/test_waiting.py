@@ -5,7 +5,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from generate.audioldm2 import Conditioning, load_audioldm2
+from generate.audioldm2 import Conditioning
+from generate.audioldm2_loader import load_audioldm2
 from pipeline.encoders import load_encoder
 from presets import load_preset
 from tests.second_device import NAME, counting

@@ -6,8 +6,9 @@ from transformers import ClapConfig, ClapModel, ClapTextModelWithProjection
 
 from benchmarks.full_size import difference, diffusers_waveform
 from common.errors import InputError, WeightsError
-from generate.audioldm2 import Conditioning, load_audioldm2
-from generate.components import run_language_model
+from generate.audioldm2 import Conditioning
+from generate.audioldm2_loader import load_audioldm2
+from generate.negative import run_language_model
 from generate.schedulers import build_scheduler
 from presets import PresetError, load_preset
 from tests.tiny import TINY
@@ -165,20 +166,20 @@ def test_an_unknown_scheduler_is_named(model, name):
 
 def test_negative_condition_is_kept_under_its_weights(tmp_path, monkeypatch):
     preset = load_preset(TINY)
-    made = load_audioldm2(preset, negatives=tmp_path).negative("low quality")
-    assert len(list(tmp_path.iterdir())) == 1
-    second = load_audioldm2(preset, negatives=tmp_path)
+    made = load_audioldm2(preset, cache=tmp_path).negative("low quality")
+    assert len(list((tmp_path / "negatives").iterdir())) == 1
+    second = load_audioldm2(preset, cache=tmp_path)
     monkeypatch.setattr(
         second, "load_negative_branch", lambda: pytest.fail("CLAP is loaded though the condition is kept")
     )
     kept = second.negative("low quality")
     for name in ("tokens", "text", "mask"):
         torch.testing.assert_close(getattr(kept, name), getattr(made, name), atol=0, rtol=0)
-    load_audioldm2(load_preset(TINY, ["weights.seed=9"]), negatives=tmp_path).negative("low quality")
-    assert len(list(tmp_path.iterdir())) == 2
-    for path in tmp_path.iterdir():
+    load_audioldm2(load_preset(TINY, ["weights.seed=9"]), cache=tmp_path).negative("low quality")
+    assert len(list((tmp_path / "negatives").iterdir())) == 2
+    for path in (tmp_path / "negatives").iterdir():
         path.write_bytes(b"damaged")
-    torch.testing.assert_close(load_audioldm2(preset, negatives=tmp_path).negative("low quality").tokens, made.tokens)
+    torch.testing.assert_close(load_audioldm2(preset, cache=tmp_path).negative("low quality").tokens, made.tokens)
 
 
 def test_windows_share_the_noise_of_their_overlap(model):
@@ -249,5 +250,5 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
     ["unet.block_out_channels=3", "vae.latent_channels=x", "vocoder.upsample_rates=[]", "scheduler.beta_end={}"],
 )
 def test_sizes_that_describe_no_model_are_a_wrong_setting(setting):
-    with pytest.raises(PresetError, match=f"^audioldm2.{setting.partition('.')[0]} describes no model: ."):
+    with pytest.raises(PresetError, match=f"^audio_models.audioldm2.{setting.partition('.')[0]} describes no model: ."):
         load_audioldm2(load_preset(TINY, [f"audioldm2.{setting}"]))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from generate.audioldm2 import Conditioning, load_audioldm2
+from generate.audioldm2 import Conditioning
+from generate.audioldm2_loader import load_audioldm2
 from generate.schedulers import step_seeds
 from presets import load_preset
 from tests.tiny import TINY

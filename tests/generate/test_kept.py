@@ -43,10 +43,10 @@ def test_nothing_is_written_beside_the_mapper(run_folder, tmp_path, monkeypatch)
     before = {path for path in run_folder.rglob("*") if path.is_file()}
     preset = load_preset(TINY)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first = load_sampler(preset, run_folder / "mapper").audioldm2.negative("low quality")
+    first = load_sampler(preset, run_folder / "mapper").audio_model.negative("low quality")
     assert len(list((tmp_path / "cache/mfm-mapper/negatives").iterdir())) == 1
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    second = load_sampler(preset, run_folder / "mapper").audioldm2.negative("low quality")
+    second = load_sampler(preset, run_folder / "mapper").audio_model.negative("low quality")
     assert torch.equal(first.tokens, second.tokens)
     assert {path for path in run_folder.rglob("*") if path.is_file()} == before

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from common.errors import InputError
-from generate.audioldm2 import Conditioning, load_audioldm2
+from generate.audioldm2 import Conditioning
+from generate.audioldm2_loader import load_audioldm2
 from generate.schedulers import build_scheduler, step_seeds
 from presets import load_preset
 from tests.tiny import TINY

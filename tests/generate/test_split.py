@@ -356,14 +356,14 @@ def test_a_batch_that_fails_is_tried_clip_by_clip(sampler):
         return made
 
     whole = sampled()
-    real = sampler.audioldm2.encode_labels
+    real = sampler.audio_model.encode_labels
 
     def fails(labels):
         if "b" in labels:
             raise RuntimeError("no b")
         return real(labels)
 
-    sampler.audioldm2.encode_labels = fails
+    sampler.audio_model.encode_labels = fails
     alone = sampled()
     assert str(alone[1]) == "no b"
     for row in (0, 2):
@@ -372,7 +372,7 @@ def test_a_batch_that_fails_is_tried_clip_by_clip(sampler):
     def too_large(labels):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
-    sampler.audioldm2.encode_labels = too_large
+    sampler.audio_model.encode_labels = too_large
     with pytest.raises(DeviceMemoryError, match=r"generation\.batch.*2 GiB") as caught:
         sampled()
     assert caught.value.exit_code == 8

@@ -43,7 +43,7 @@ def made(sampler):
 @contextmanager
 def compiled(sampler):
     """Traced and guarded as ever, but run as it is. One graph, for CUDA graphs hold nothing that has a break."""
-    model = sampler.audioldm2
+    model = sampler.audio_model
     model.compile(backend="eager", fullgraph=True)
     try:
         yield
@@ -87,7 +87,7 @@ def test_text_has_few_lengths(tokens, length):
 
 def test_a_single_window_is_not_filled_up(sampler, monkeypatch):
     """A film of one window costs one, a film of more fills its last batch; a plain CPU fills nothing."""
-    model, sizes = sampler.audioldm2, []
+    model, sizes = sampler.audio_model, []
     handle = model.unet.register_forward_pre_hook(lambda unet, given: sizes.append(len(given[0]) // 2))
     sampler = replace(sampler, preset=load_preset(TINY, ["generation.steps=1", "generation.batch=3"]))
     try:

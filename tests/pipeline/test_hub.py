@@ -170,7 +170,7 @@ def test_a_mapper_goes_to_the_hub_and_comes_back(fake, monkeypatch):
     fake.online = False
     sampler = load_sampler(preset, "me/mapper")
     assert sampler.mapper.spec == spec
-    negatives = sampler.audioldm2.negatives
+    negatives = sampler.audio_model.negatives
     assert negatives is None or not negatives.is_relative_to(fake.root), "nothing of ours goes into the hub's cache"
     assert initial_weights(load_preset(TINY, ["mapper.initialise=me/mapper"])) == str(mapper_folder("me/mapper"))
     with pytest.raises(WeightsError, match=r"mapper: 'me/other' is neither a folder nor a hub id"):

@@ -7,10 +7,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import MFMError
+from common.registry import load_part
 from presets import PresetError, available_options, available_presets, load_preset
+from presets.audio_models import AUDIO_MODELS, AudioModelConfig
 from presets.checks import checked, fields_of
 from presets.config import HERE, MapperConfig, Preset
+from presets.mappers import FUSIONS, MAPPERS
 from presets.text import assigned_value, merge, parse_yaml
+from trainer.fusion import Fusion
+from trainer.mapper import Mapper
 
 
 def test_shipped_presets_load():
@@ -134,8 +139,8 @@ RIGHT = [
     ("generation.steps=999", 999),
     ("generation.steps=1", 1),
     ("mapper.encoders=[timechat]", ["timechat"]),
-    ("audioldm2.scheduler.beta_start=1e-3", 1e-3),
-    ("audioldm2.scheduler.beta_schedule=1:30", "1:30"),
+    ("audio_models.audioldm2.scheduler.beta_start=1e-3", 1e-3),
+    ("audio_models.audioldm2.scheduler.beta_schedule=1:30", "1:30"),
 ]
 
 
@@ -229,13 +234,21 @@ def test_the_same_bounds_read_a_mappers_file():
             checked(MapperConfig, good | wrong, "config.json")
 
 
-def test_settings_know_the_names_that_are_registered():
-    from trainer.fusion import FUSIONS
-    from trainer.registry import MAPPERS
+def test_what_is_registered_is_there():
+    """A line of a registry is text, which nothing reads before a user asks for that part."""
+    for registry, base in ((MAPPERS, Mapper), (FUSIONS, Fusion), (AUDIO_MODELS, AudioModelConfig)):
+        assert all(issubclass(registry[name], base) for name in registry)
+    for name in AUDIO_MODELS:
+        assert load_part(AUDIO_MODELS[name].loader)
 
-    fields = fields_of(MapperConfig)
-    assert set(fields["kind"].annotation.__args__) == set(MAPPERS)
-    assert set(fields["fusion"].annotation.__args__) == set(FUSIONS)
+
+def test_the_section_of_audioldm2_may_stand_where_older_presets_have_it(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text("audioldm2: {clap: {hidden_size: 8, projection_dim: 4}}")
+    preset = load_preset(str(path), ["audioldm2.clap.projection_dim=5", "audio_models.audioldm2.vae.layers=1"])
+    assert preset.audio.clap == {"hidden_size": 8, "projection_dim": 5}
+    assert preset.audio.vae == {"layers": 1}
+    assert preset.stages == ["cavp", "timechat", "audiomae", "flan_t5"]
 
 
 def test_an_option_is_merged_over_a_preset(tmp_path):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from trainer.fusion import FUSIONS, upsample
+from presets.mappers import FUSIONS
+from trainer.fusion import upsample
 
 DIMENSIONS, LENGTHS = {"cavp": 5, "timechat": 7}, {"cavp": 40, "timechat": 10}
 

@@ -11,7 +11,8 @@ from common.errors import WeightsError
 from presets import load_preset
 from presets.config import MapperConfig
 from tests.tiny import TINY
-from trainer.initialise import initial_weights, initialise, initialise_gpt2
+from trainer.gpt2 import initialise_gpt2
+from trainer.initialise import initial_weights, initialise
 from trainer.mapper import MapperSpec, error_per_clip
 from trainer.registry import MFMMapper, build_mapper
 

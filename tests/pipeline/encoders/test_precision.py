@@ -82,7 +82,7 @@ def test_half_the_bytes_at_the_published_sizes(name):
 
 def test_half_the_bytes_of_the_unet():
     with torch.device("meta"):
-        unet = AudioLDM2UNet2DConditionModel(**load_preset("paper").audioldm2.unet)
+        unet = AudioLDM2UNet2DConditionModel(**load_preset("paper").audio_models.audioldm2.unet)
     before = sum(p.nbytes for p in unet.parameters())
     cast_matrices(unet, "bfloat16")
     assert sum(p.nbytes for p in unet.parameters()) < 0.51 * before

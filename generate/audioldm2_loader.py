@@ -1,7 +1,7 @@
-"""The components of AudioLDM-2: loaded from a diffusers folder, or built at a preset's sizes with seeded weights.
+"""AudioLDM-2, loaded from a diffusers folder, or built at a preset's sizes with seeded weights.
 
-They are diffusers' and transformers' own classes. Only what is needed is loaded: of CLAP its text half, and that
-only to compute the negative condition.
+Its components are diffusers' and transformers' own classes. Only what is needed is loaded: of CLAP its text half, and
+that only to compute the negative condition.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
 )
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoTokenizer,
     ClapTextConfig,
     ClapTextModelWithProjection,
-    DynamicCache,
     GPT2Config,
     GPT2Model,
     SpeechT5HifiGan,
@@ -34,8 +33,11 @@ from transformers import (
 from common.errors import PresetError, WeightsError
 from common.hashing import sha256_file, sha256_state
 from common.registry import Registry
-from pipeline.attention import MEMORY
+from generate.audioldm2 import AudioLDM2
+from generate.negative import NegativeEncoder
+from generate.settings import AudioLDM2Config
 from pipeline.encoders import load_encoder
+from pipeline.encoders.base import cast_matrices
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
 from pipeline.frozen import fill_official
 from pipeline.hub import audioldm2_folder
@@ -44,54 +46,16 @@ from presets.official import AUDIOLDM2_REPOSITORY
 
 # Vocoders besides HiFi-GAN, by the ``_class_name`` of their config.
 VOCODERS = Registry("vocoder", GriffinLim="micro.vocoder:GriffinLim")
-TOKENS = 8  # pooled AudioMAE vectors a clip
 
 _SOURCE = f"https://huggingface.co/{AUDIOLDM2_REPOSITORY} (CC BY-NC-SA 4.0: non-commercial, share alike)"
 _ALWAYS = ("unet", "vae", "vocoder", "scheduler", "text_encoder_2", "tokenizer_2")
 _NEGATIVE_ONLY = ("text_encoder", "tokenizer", "projection_model", "language_model")
 
 
-class NegativeEncoder(nn.Module):
-    """AudioLDM-2's own way from a prompt to its 8 tokens: CLAP + FLAN-T5 -> projection -> GPT-2."""
-
-    def __init__(self, clap: Any, tokenizer: Any, projection_model: Any, language_model: Any):
-        super().__init__()
-        self.clap, self.tokenizer = clap, tokenizer
-        self.projection_model, self.language_model = projection_model, language_model
-
-    @torch.inference_mode()
-    def forward(self, prompt: str, text: Tensor, mask: Tensor) -> Tensor:
-        """Prompt and its FLAN-T5 embeddings (1, L, D_t) -> tokens (1, 8, D).
-
-        Our own cached loop: diffusers' ``generate_language_model`` fails for GPT2Model on
-        transformers 5 (diffusers issue 12630).
-        """
-        tokens = self.tokenizer([prompt], return_tensors="pt", truncation=True).to(text.device)
-        clap = self.clap(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
-        projected = self.projection_model(
-            hidden_states=nn.functional.normalize(clap, dim=-1)[:, None],
-            hidden_states_1=text,
-            attention_mask=mask.new_ones((1, 1)),
-            attention_mask_1=mask,
-        )
-        return run_language_model(self.language_model, projected.hidden_states, projected.attention_mask)
-
-
-def run_language_model(model: GPT2Model, inputs: Tensor, mask: Tensor, steps: int = TOKENS) -> Tensor:
-    """Feed GPT-2's own last state back, keys and values kept: (B, S, D) -> (B, steps, D)."""
-    memory, outputs = DynamicCache(), []
-    for _ in range(steps):
-        hidden = model(inputs_embeds=inputs, attention_mask=mask, **{MEMORY: memory}).last_hidden_state
-        inputs = hidden[:, -1:]
-        outputs.append(inputs)
-        mask = nn.functional.pad(mask, (0, 1), value=1)
-    return torch.cat(outputs, dim=1)
-
-
 def build_components(preset: Preset) -> tuple[dict[str, Any], Callable[[], NegativeEncoder]]:
     """Components at the preset's sizes with seeded weights; the negative branch waits until it is used."""
-    config = preset.audioldm2
-    width, text = preset.encoders.audiomae.width, preset.encoders.flan_t5.width
+    config: AudioLDM2Config = preset.audio_models.audioldm2
+    text = preset.encoders.flan_t5.width
     seed = preset.weights.seed
 
     def seeded(name: str, make: Callable[[], Any], offset: int) -> Any:
@@ -100,17 +64,21 @@ def build_components(preset: Preset) -> tuple[dict[str, Any], Callable[[], Negat
             try:
                 return make()
             except Exception as error:  # whatever diffusers and transformers say to sizes that do not fit
-                raise PresetError(f"audioldm2.{name} describes no model: {str(error).strip()[:400]}") from error
+                raise PresetError(
+                    f"audio_models.audioldm2.{name} describes no model: {str(error).strip()[:400]}"
+                ) from error
 
     def negative() -> NegativeEncoder:
         tokenizer = byte_tokenizer(preset.encoders.flan_t5.max_tokens)
         words = max(512, len(tokenizer))
         clap = seeded("clap", lambda: ClapTextModelWithProjection(ClapTextConfig(**config.clap, vocab_size=words)), 5)
+        language_model = seeded("language_model", lambda: GPT2Model(GPT2Config(**config.language_model)), 7)
+        width = language_model.config.n_embd
         return NegativeEncoder(
             clap,
             tokenizer,
             seeded("clap", lambda: AudioLDM2ProjectionModel(clap.config.projection_dim, text, width), 6),
-            seeded("language_model", lambda: GPT2Model(GPT2Config(**config.language_model)), 7),
+            language_model,
         ).requires_grad_(False)
 
     parts = {
@@ -196,10 +164,38 @@ def negative_fingerprint_of(preset: Preset, folder: Path | None) -> str:
     """What makes the negative tokens: files of the branch, or seed and sizes."""
     digest = hashlib.sha256()
     if folder is None:
-        config = preset.audioldm2
+        config = preset.audio_models.audioldm2
         digest.update(json.dumps([preset.weights.seed, config.clap, config.language_model], default=str).encode())
     else:
         for name in _NEGATIVE_ONLY:
             for path in sorted((folder / name).glob("*")):
                 digest.update(f"{name}/{path.name}={sha256_file(path)}".encode())
     return digest.hexdigest()[:32]
+
+
+def load_audioldm2(preset: Preset, device: str | torch.device = "cpu", cache: str | Path | None = None) -> AudioLDM2:
+    """AudioLDM-2 of a preset: seeded at its sizes, or the diffusers folder ``<weights.folder>/audioldm2``.
+
+    ``cache`` is a folder in which negative conditions are kept between runs, in ``negatives``.
+    Raises :class:`common.errors.WeightsError` naming what is missing, its source and licence.
+    """
+    folder = None if preset.weights.source == "seeded" else find_folder(preset)
+    parts, negative = build_components(preset) if folder is None else load_components(folder, preset)
+    fingerprint = fingerprint_of(parts, folder)
+    cast_matrices(parts["unet"], preset.generation.precision)
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            part.to(device).eval().requires_grad_(False)
+    if preset.generation.channels_last:
+        parts["unet"].to(memory_format=torch.channels_last)
+    model = AudioLDM2(
+        **parts,
+        load_negative=negative,
+        fingerprint=fingerprint,
+        negatives=None if cache is None else Path(cache) / "negatives",
+        negative_fingerprint=lambda: negative_fingerprint_of(preset, folder),
+    )
+    model.precision = preset.generation.precision
+    if preset.generation.compile:
+        model.compile()
+    return model
