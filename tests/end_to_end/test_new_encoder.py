@@ -40,7 +40,7 @@ class MeanColour(Encoder):
     def encode(self, frames: Tensor) -> Tensor:
         """uint8 (B, T, 3, H, W) -> (B, T, 3 * cells * cells), in [0, 1]."""
         frames = frames.to(self.device).float() / 255
-        return adaptive_avg_pool2d(frames.flatten(0, 1), self.config.cells).view(*frames.shape[:2], -1)
+        return adaptive_avg_pool2d(frames.flatten(0, 1), self.config.cells).reshape(*frames.shape[:2], -1)
 '''
 SETTINGS = (
     "mapper.encoders=[mean_colour]", "encoders.mean_colour.cells=1", "mapper.layers=1", "training.epochs=1",

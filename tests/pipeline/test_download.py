@@ -21,12 +21,13 @@ from pipeline.__main__ import app
 from pipeline.download import ATTEMPTS, download
 from pipeline.encoders.checkpoints import read_state
 from presets import load_preset
+from presets.audio_models import AUDIO_MODELS
 from presets.encoders import ENCODERS
 from presets.official import OFFICIAL_FILES
 from tests import layouts
 
 BODY = bytes(range(256)) * 40
-EVERY = {**{name: known.files for name, known in ENCODERS.items()}, **OFFICIAL_FILES}
+EVERY = {**{name: known.files for parts in (ENCODERS, AUDIO_MODELS) for name, known in parts.items()}, **OFFICIAL_FILES}
 
 
 class Server:

@@ -182,7 +182,7 @@ def test_a_whole_mapper_to_go_on_from(mapper, tmp_path):
         here,
         provenance={
             "encoders": known["encoders"],
-            "encoder_configs": {"cavp": {"width": 8, "precision": "bfloat16", "new": 1}},
+            "encoder_configs": {"cavp": {"width": 8, "precision": "bfloat16", "blocks": [3, 4, 6, 3]}},
             "media": {**known["media"], "backend": "pyav"},
         },
     )
