@@ -112,7 +112,7 @@ def registered(tmp_path, monkeypatch):
 def test_the_whole_line(registered, tmp_path):
     clips, cache, run, out = (tmp_path / name for name in ("clips", "cache", "run", "out"))
     for split in ("train", "validation", "test"):
-        film = make_media(clips / split / "tone" / f"{split}.mp4", seconds=3, size=(64, 64))
+        make_media(clips / split / "tone" / f"{split}.mp4", seconds=3, size=(64, 64))
     run_here("pipeline", "extract", "--manifest", clips, "--cache", cache, "--device", "cpu", *SET)
     assert set(open_store(cache).stages()) == {"mean_colour", "loudness"}, "no label is read, so none is encoded"
     run_here("trainer", "--cache", cache, "--run", run, "--device", "cpu", *SET)
@@ -130,14 +130,13 @@ def test_the_whole_line(registered, tmp_path):
     said = run_here(*words, "--set", "audio_models.sines.pitch=501", code=CacheError.exit_code)
     assert "sines: sines-500 there, sines-501 here" in said
 
-    longer = make_media(tmp_path / "film.mp4", seconds=13, size=(64, 64))
+    longer = make_media(tmp_path / "film.mp4", seconds=12, size=(64, 64))
     said = run_here(
         "generate", longer, "--run", run, "-o", tmp_path / "film.wav", "--device", "cpu", "--candidates", 2, *SET
     )
     assert "token cosine" in said
     waveform, rate = read_wav(tmp_path / "film.wav")
-    assert (round(len(waveform) / rate), rate) == (13, 8000)
-    assert film.is_file()
+    assert (round(len(waveform) / rate), rate) == (12, 8000)
 
 
 def test_a_mapper_and_an_audio_model_that_do_not_fit(registered, tmp_path, run_of_the_tiny_preset):
