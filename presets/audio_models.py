@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 from common.registry import Registry
 from presets.official import CheckpointFile
 from presets.sections import Sections
-
-if TYPE_CHECKING:
-    from presets.config import GenerationConfig
 
 # Name -> where its settings are, a dataclass derived from AudioModelConfig.
 AUDIO_MODELS = Registry("audio model", audioldm2="generate.settings:AudioLDM2Config")
@@ -34,8 +31,8 @@ class AudioModelConfig:
         """How many steps it can be sampled with; None: any number."""
         return None
 
-    def check(self, generation: GenerationConfig) -> None:
-        """Raise :class:`common.errors.InputError` for settings of the sampling that it cannot follow."""
+    def check(self, generation: Any) -> None:
+        """Raise :class:`common.errors.InputError` for settings of the section ``generation`` that it cannot follow."""
 
 
 class AudioModelsConfig(Sections):
