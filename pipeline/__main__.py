@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from common.console import CacheOption, PresetOption, command, out, progress, shown, summary, transfers
+from common.console import CacheOption, PresetOption, command, out, progress, summary, transfers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-PUBLISHED = "published"  # in place of a list's file: the one that comes with us
 FormatOption = Annotated[str, typer.Option("--format", help="hdf5 or webdataset")]
 SetOption = Annotated[list[str], typer.Option("--set", help="section.field=value, wins over the preset")]
 
@@ -32,62 +30,14 @@ def manifest(
 ) -> None:
     """Build a manifest from a folder of videos, or from a published list and the folder of its videos."""
     from common.errors import InputError
-    from common.outputs import check_output
-    from manifests.builders import DATASETS, clips_from_folder, clips_from_visualsound
-    from manifests.manifest import make_manifest, write_manifest
-    from pipeline.probing import probe_clips
-    from presets import load_preset
+    from pipeline.manifest_command import build
 
     lists = {"--dataset": dataset, "--vggsound": vggsound, "--visualsound": visualsound}
     if len(given := [name for name, value in lists.items() if value]) > 1:
         raise InputError(f"give one of {' and '.join(given)}, not both")
     if vggsound:
         dataset, listing = "vggsound", vggsound
-    check_output(out_path, [Path(path) for path in (listing, visualsound, validation) if path])
-    if visualsound:
-        clips = clips_from_visualsound(None if visualsound == PUBLISHED else visualsound, videos, validation)
-    elif dataset:
-        if dataset not in DATASETS:
-            raise InputError(f"unknown data set '{dataset}': there are {', '.join(DATASETS)}")
-        clips = DATASETS[dataset](listing, videos)
-    elif videos:
-        clips = clips_from_folder(videos)
-    else:
-        raise InputError("give --videos FOLDER, --vggsound FILE or --visualsound FILE (or published)")
-    _show_left_out(clips)
-    found = [clip for clip in clips if clip.path]
-    check_output(out_path, [Path(clip.path) for clip in found])
-    probed = {clip.clip_id: clip for clip in probe_clips(found)}
-    shard = load_preset(preset).cache.clips_per_shard if clips_per_shard is None else clips_per_shard
-    made = make_manifest([probed.get(clip.clip_id, clip) for clip in clips], shard)
-    write_manifest(made, out_path)
-    _show_manifest(made, out_path)
-
-
-def _show_left_out(clips, most: int = 20) -> None:  # type: ignore[no-untyped-def]
-    """Say what a builder of clips could not take, and what it noticed."""
-    for note in clips.notes:
-        out.print(f"note: {shown(note)}")
-    for path, reason in list(clips.left_out.items())[:most]:
-        out.print(f"left out: {shown(path)}: {shown(reason)}")
-    if len(clips.left_out) > most:
-        out.print(f"left out: {len(clips.left_out) - most} more")
-
-
-def _show_manifest(made, path: Path) -> None:  # type: ignore[no-untyped-def]
-    counts = made.counts()
-    summary(
-        "manifest",
-        {
-            "clips": len(made.clips),
-            "splits": ", ".join(f"{name} {n}" for name, n in sorted(counts["split"].items())),
-            "labels": len({clip.label for clip in made.clips}),
-            "files": ", ".join(f"{name} {n}" for name, n in sorted(counts["status"].items())),
-            "without sound": sum(clip.status == "ok" and not clip.has_audio for clip in made.clips),
-            "shards": f"{made.shard_count} of {made.clips_per_shard} clips",
-            "written to": path,
-        },
-    )
+    build(out_path, videos, dataset, listing, visualsound, validation, preset, clips_per_shard)
 
 
 @app.command()
@@ -115,13 +65,14 @@ def extract(
     assignments: SetOption = [],  # noqa: B006
 ) -> None:
     """Cache the features of every clip, shard by shard; run again to go on where it stopped."""
-    from common.errors import InputError, WriteError
+    from common.errors import InputError
     from common.runtime import choose_device, quiet_libraries
     from pipeline.cache import open_store
     from pipeline.cluster import ExtractJob, array_slice, run_on_ray
     from pipeline.encoders import check_weights
     from pipeline.encoders.base import check_precision
     from pipeline.extract import parse_shards
+    from pipeline.manifest_command import read_or_build
     from presets import load_preset
 
     quiet_libraries()
@@ -133,7 +84,7 @@ def extract(
     names = settings.stages if stage == "all" else stage.split(",")
     check_weights(settings, names)
     task, tasks = array_slice(task_id, num_tasks)
-    made = read_or_build_manifest(manifest, settings.cache.clips_per_shard)
+    made = read_or_build(manifest, settings.cache.clips_per_shard)
     chosen = parse_shards(shards, made.shard_count)[task::tasks]
     options = {
         "device": device,
@@ -150,33 +101,11 @@ def extract(
         bar_task = bar.add_task(f"extract {'+'.join(names)}{where}", total=sum(sizes.values()), note="")
         if executor == "ray":
             report = run_on_ray(job, chosen, lambda index: bar.advance(bar_task, sizes[index]))
-            report.save_if_any(open_store(cache, cache_format))
         else:
-            with job.extractor(lambda clips: bar.advance(bar_task, clips)) as extractor:
-                report = extractor.report
-                try:
-                    extractor.run(chosen)
-                except BaseException:
-                    with suppress(WriteError):  # what ended the run is what matters, not that its report fails too
-                        report.save_if_any(extractor.store)
-                    raise
-                report.save_if_any(extractor.store)
+            report = job.run(chosen, lambda clips: bar.advance(bar_task, clips))
     if settings.note:
         out.print(f"note: {settings.note}")
     summary(f"extract{where}", report.rows(open_store(cache, cache_format)))
-
-
-def read_or_build_manifest(path: str, clips_per_shard: int):  # type: ignore[no-untyped-def]
-    """A Parquet manifest (path or URL), or that of a folder of videos. The extraction keeps it in the cache."""
-    from manifests.builders import clips_from_folder
-    from manifests.manifest import make_manifest, read_manifest
-    from pipeline.probing import probe_clips
-
-    if "://" in path or Path(path).is_file() or path.endswith(".parquet"):
-        return read_manifest(path)
-    clips = clips_from_folder(path)
-    _show_left_out(clips)
-    return make_manifest(probe_clips(clips), clips_per_shard)
 
 
 @app.command()
@@ -222,7 +151,7 @@ def status(
     from manifests.manifest import read_manifest
     from pipeline.cache import cache_manifest, open_store
     from pipeline.cache.store import other_format
-    from pipeline.report import STATES, ignored_shards
+    from pipeline.report import ignored_shards, status_rows
     from pipeline.report import status as look
     from presets import load_preset
 
@@ -237,16 +166,7 @@ def status(
     if as_json:
         print(json.dumps(values, indent=1))
         return
-    rows: dict[str, object] = {}
-    for stage, row in values["stages"].items():
-        states = ", ".join(f"{row[name]} {name}" for name in STATES if row.get(name))
-        clips = f"{row['clips']} clips, {row['quarantined']} quarantined"
-        rows[stage] = f"{states or 'nothing'}; {clips}, {row['bytes'] / 1e6:.1f} MB"
-    eta = values["eta_seconds"]
-    rows["left"] = f"{values['clips_left']} clips" + (f", about {eta:.0f} s at the latest rate" if eta else "")
-    rows |= ignored_shards(store, stages)
-    rows["cache"] = cache
-    summary("status", rows)
+    summary("status", {**status_rows(values), **ignored_shards(store, stages), "cache": cache})
 
 
 @app.command()
@@ -336,7 +256,7 @@ def weights(
     """List every official file that a preset needs: found or not, size, sha256, source, licence; or fetch them."""
     from common.errors import WeightsError
     from common.hashing import sha256_file
-    from pipeline.weights import fetch, weight_files
+    from pipeline.weights import fetch, licences_to_fetch, weight_files
     from presets import load_preset
 
     settings = load_preset(preset, assignments)
@@ -351,7 +271,15 @@ def weights(
     chosen = only.split(",") if only else []
     rows = weight_files(settings, chosen)
     if fetch_missing and any(not row.found for row in rows):
-        _check_licences(rows, accept, preset)
+        licences = licences_to_fetch(rows)
+        for licence, names in licences.items():
+            out.print(f"licence {licence}: {', '.join(names)}")
+        if not accept:
+            raise WeightsError(
+                f"about {sum(row.file.size_gb for row in rows if not row.found):.1f} GB would be fetched under these "
+                f"{len(licences)} licences of their authors: read them, then add --accept-licences "
+                f'(make weights PRESET={preset} ARGS="--accept-licences")'
+            )
         with transfers() as bar:
             tasks: dict[str, Any] = {}
 
@@ -372,24 +300,6 @@ def weights(
         raise WeightsError(
             f"{missing} official files are missing in '{settings.weights.folder}'; "
             f"make weights PRESET={preset} fetches what a script can fetch"
-        )
-
-
-def _check_licences(rows, accepted: bool, preset: str) -> None:  # type: ignore[no-untyped-def]
-    """Show the licence of everything that is about to be fetched; raise unless they are accepted."""
-    from common.errors import WeightsError
-
-    by_licence: dict[str, list[str]] = {}
-    for row in rows:
-        if not row.found:
-            by_licence.setdefault(row.file.licence, []).append(row.file.filename)
-    for licence, names in by_licence.items():
-        out.print(f"licence {licence}: {', '.join(names)}")
-    if not accepted:
-        total = sum(row.file.size_gb for row in rows if not row.found)
-        raise WeightsError(
-            f"about {total:.1f} GB would be fetched under these {len(by_licence)} licences of their authors: "
-            f'read them, then add --accept-licences (make weights PRESET={preset} ARGS="--accept-licences")'
         )
 
 

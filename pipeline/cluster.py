@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.errors import InputError, MFMError
+from common.errors import InputError, MFMError, WriteError
 from manifests.manifest import Manifest
 from pipeline.cache import open_store
 from pipeline.cache.claims import Claims
@@ -65,6 +66,18 @@ class ExtractJob:
         return Extractor(
             self.manifest, store, self.preset, self.stages, on_clip=on_clip, owner=self.owner, **self.options
         )
+
+    def run(self, shards: Sequence[int], on_clip: Callable[[int], None]) -> Report:
+        """Make shards in this process, and save the report of what was done, whatever ends it."""
+        with self.extractor(on_clip) as extractor:
+            try:
+                extractor.run(shards)
+            except BaseException:
+                with suppress(WriteError):  # what ended the run is what matters, not that its report fails too
+                    extractor.report.save_if_any(extractor.store)
+                raise
+            extractor.report.save_if_any(extractor.store)
+            return extractor.report
 
     def release(self, shards: Sequence[int]) -> None:
         """Give up the claims of workers that are gone."""
@@ -163,4 +176,5 @@ def run_on_ray(
         for handle in actors:
             ray.kill(handle)
         job.release(sorted(unfinished))
+    report.save_if_any(open_store(job.cache, job.cache_format))
     return report

@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,3 +169,14 @@ def _latest_rate(store: Store) -> float | None:
         if values.get("shards_done") and values.get("clips_per_second"):
             return float(values["clips_per_second"])
     return None
+
+
+def status_rows(values: Mapping[str, Any]) -> dict[str, object]:
+    """What :func:`status` found, in words."""
+    rows: dict[str, object] = {}
+    for stage, row in values["stages"].items():
+        states = ", ".join(f"{row[name]} {name}" for name in STATES if row.get(name))
+        clips = f"{row['clips']} clips, {row['quarantined']} quarantined"
+        rows[stage] = f"{states or 'nothing'}; {clips}, {row['bytes'] / 1e6:.1f} MB"
+    eta = values["eta_seconds"]
+    return rows | {"left": f"{values['clips_left']} clips" + (f", about {eta:.0f} s at the latest rate" if eta else "")}

@@ -73,6 +73,15 @@ def _files_of(model: str) -> Sequence[CheckpointFile]:
     return files or ()
 
 
+def licences_to_fetch(rows: Sequence[WeightFile]) -> dict[str, list[str]]:
+    """Licence -> the files that are missing and come under it."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.found:
+            found.setdefault(row.file.licence, []).append(row.file.filename)
+    return found
+
+
 def _place(file: CheckpointFile, preset: Preset) -> Path:
     if not file.in_audioldm2:
         return preset.weights.path / file.filename
