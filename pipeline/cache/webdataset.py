@@ -13,6 +13,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -25,8 +26,8 @@ _HEADER = "__header__/header"
 
 
 def sample_key(clip_id: str) -> str:
-    """A clip id as a webdataset key, which ends at the first dot and must not hold a slash."""
-    return quote(clip_id, safe=" ").replace(".", "%2E")
+    """A clip id as a webdataset key, which is not empty, ends at the first dot and must not hold a slash."""
+    return quote(clip_id, safe=" ").replace(".", "%2E") or "%"
 
 
 def _about_row(shard: ShardContent | ShardHeader, row: int) -> dict[str, str]:
@@ -80,7 +81,7 @@ class WebDatasetFormat:
             row = 0
             for row, sample in enumerate(self._samples(file, kinds), start=1):
                 key = sample["__key__"]
-                if row > len(header.clip_ids) or key != sample_key(header.clip_ids[row - 1]):
+                if row > len(header.clip_ids) or (key or "%") != sample_key(header.clip_ids[row - 1]):
                     raise ValueError(f"{key} is not what the header has in its place")
                 if sample["json"] != _about_row(header, row - 1):
                     raise ValueError(f"{key}.json says something else than the header")
@@ -104,7 +105,8 @@ class WebDatasetFormat:
             yield from DataPipeline(
                 lambda: iter([{"url": self.suffix, "stream": file}]),
                 tar_file_expander,
-                group_by_keys,
+                # An empty label's key was empty in shards of earlier versions; the library's rule leaves such ones out.
+                partial(group_by_keys, keys=lambda name: name.split(".", 1)),
                 map_dict(json=json.loads, **dict.fromkeys(_members(kinds), _read_npy)),
             )
         except KeyError as error:

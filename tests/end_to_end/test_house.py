@@ -53,8 +53,13 @@ def modules():
 
 
 def uses(path, known):
-    """Modules of ours that a file imports, at its beginning or inside functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Modules of ours that a file imports, at its beginning or inside functions; not what only a type checker reads."""
+    tree = ast.parse(path.read_text())
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    unread = {id(inner) for block in blocks for inner in ast.walk(block)}
+    for node in ast.walk(tree):
+        if id(node) in unread:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom) and node.module:
