@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from common.words import some
 from common.writing import replacing
 from evaluation.evaluate import METRICS, Result
 from manifests.names import as_markdown
@@ -71,8 +72,7 @@ def markdown(result: Result, about: dict[str, str]) -> str:
         lines.append(f"- not computed: {name}: {as_markdown(reason.splitlines()[0])}")
     for name, ids in (("missing", result.missing), ("unmatched", result.unmatched)):
         if ids:
-            listed = ", ".join(map(as_markdown, ids[:_LISTED]))
-            lines.append(f"- {name}: {len(ids)}: {listed}{', ...' if len(ids) > _LISTED else ''}")
+            lines.append(f"- {name}: {len(ids)}: {some(list(map(as_markdown, ids)), _LISTED)}")
     for clip_id, reason in list(result.excluded.items())[:_LISTED]:
         lines.append(f"- excluded: {as_markdown(clip_id)}: {as_markdown(reason)}")
     return "\n".join(lines).rstrip() + "\n"

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from common.console import out, progress, shown, summary
 from common.errors import IncompleteError, InputError, MFMError
+from common.words import counted
 from generate.film_plan import plan_folder
 from generate.film_record import MADE_FILMS
 from generate.film_work import FilmOptions, write_sound
@@ -127,7 +128,7 @@ def folder_of_videos(
         "generate",
         {
             "videos": f"{len(made.done)} made, {len(made.skipped)} already there, {len(made.failed)} failed",
-            **({"made again": f"{_some(made.changed)}: of another video, label or settings"} if made.changed else {}),
+            **({"made again": f"{counted(made.changed)}: of another video, label or settings"} if made.changed else {}),
             **({"failed": _lines(made.failed)} if made.failed else {}),
             **({"left out": _lines(plan.left_out)} if plan.left_out else {}),
             **({"notes": f"{len(made.notes)} videos; {first}"} if first else {}),
@@ -158,7 +159,3 @@ def _lines(reasons: Mapping[str, str]) -> str:
     more = len(reasons) - _NAMED
     lines = [f"{name}: {reason}" for name, reason in list(reasons.items())[:_NAMED]]
     return "\n".join([*lines, *([f"and {more} more"] if more > 0 else [])])
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return f"{len(names)} ({', '.join(names[:most])}{', ...' if names[most:] else ''})"

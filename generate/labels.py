@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from common.errors import InputError
+from common.words import counted
 from manifests.builders import label_of_video
 from manifests.lists import read_text
 from manifests.names import short_repr
@@ -61,9 +62,9 @@ def labels_of_table(table: str | Path, videos: Sequence[PurePath]) -> Labels:
                 f"{where}: {short_repr(file)} has the label {short_repr(label)}, and {short_repr(before)} in {first}"
             )
     if unknown:
-        notes.append(f"rows of --labels that name no video: {_some(unknown)}")
+        notes.append(f"rows of --labels that name no video: {counted(unknown, _NAMED)}")
     if lacking := [str(video) for index, video in enumerate(videos) if index not in found]:
-        notes.append(f"videos without a row in --labels, which have no label: {_some(lacking)}")
+        notes.append(f"videos without a row in --labels, which have no label: {counted(lacking, _NAMED)}")
     return Labels([found.get(index, ("", ""))[1] for index in range(len(videos))], notes)
 
 
@@ -97,7 +98,3 @@ def _rows(text: str, table: str | Path) -> list[tuple[str, str, str]]:
 def _plain(name: str) -> str:
     """One form of a name: letters with accents are written in two ways by file systems and editors."""
     return unicodedata.normalize("NFC", name)
-
-
-def _some(things: Sequence[str]) -> str:
-    return f"{len(things)} ({', '.join(things[:_NAMED])}{', ...' if things[_NAMED:] else ''})"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.console import progress, summary
 from common.errors import IncompleteError, InputError
+from common.words import counted
 from generate.clip_files import video_of
 from generate.mappers import mapper_source, named_mapper, note_other_preset
 from generate.sampling import load_sampler
@@ -72,7 +73,7 @@ def one_split(
         {
             "clips": f"{len(result.done)} made, {len(result.skipped)} already there, {len(result.failed)} failed",
             **(
-                {"made again": f"{_some(result.changed)}: of another video, label or features"}
+                {"made again": f"{counted(result.changed)}: of another video, label or features"}
                 if result.changed
                 else {}
             ),
@@ -93,7 +94,3 @@ def one_split(
             f"{len(result.failed)} of {len(mine)} clips could not be generated ({which}); "
             f"{output / 'made.parquet'} has every clip and its reason"
         )
-
-
-def _some(ids: list[str], most: int = 3) -> str:
-    return f"{len(ids)} ({', '.join(ids[:most])}{', ...' if ids[most:] else ''})"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import CacheError
+from common.words import some
 from manifests.manifest import Manifest
 from pipeline.cache.claims import Claims
 from pipeline.cache.selection import Selection, clips_digest
@@ -71,8 +72,7 @@ class Report:
         claimed = f", {self.shards_claimed} left to other workers" if self.shards_claimed else ""
         repaired = f", {self.shards_repaired} repaired" if self.shards_repaired else ""
         changed = sorted(self.clips_changed)
-        some = ", ".join(changed[:5]) + (", ..." if changed[5:] else "")
-        again = {"made again": f"{len(changed)} whose file is another: {some}"} if changed else {}
+        again = {"made again": f"{len(changed)} whose file is another: {some(changed, 5)}"} if changed else {}
         return {
             "shards": f"{self.shards_done} made, {self.shards_skipped} already there{repaired}{claimed}",
             "clips": ", ".join(f"{stage} {count}" for stage, count in sorted(self.clips_done.items())) or "none new",
@@ -106,8 +106,7 @@ def verify(store: Store) -> list[str]:
 def ignored_shards(store: Store, stages: Sequence[str]) -> dict[str, str]:
     """A row of a summary that names shards of an older, longer manifest; empty if there are none."""
     names = Selection(store, [stage for stage in stages if store.shards(stage)]).ignored
-    some = ", ".join(names[:3]) + (", ..." if names[3:] else "")
-    return {"ignored": f"{len(names)} of an older manifest (may be deleted): {some}"} if names else {}
+    return {"ignored": f"{len(names)} of an older manifest (may be deleted): {some(names)}"} if names else {}
 
 
 def status(store: Store, manifest: Manifest | None, stages: list[str]) -> dict[str, Any]:

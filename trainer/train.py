@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import gather_object, set_seed
 
 from common.errors import CacheError, InputError, MFMError
+from common.words import some
 from common.writing import write_text
 from pipeline.cache import Store
 from presets import Preset
@@ -237,7 +238,7 @@ class Trainer:
         if bad := result.not_finite():
             self.notes.append(
                 f"epoch {self.epoch}: validation is not finite for {len(bad)} of {len(result.clip_ids)} clips "
-                f"({', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}), so it does not count for mapper-best"
+                f"({some(bad, 5)}), so it does not count for mapper-best"
             )
         return result.metrics()
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import CacheError, InputError
+from common.words import some
 from manifests.manifest import Clip, Manifest, decode_manifest, encode_manifest
 from pipeline.cache.shard import ShardHeader, differing_identity, rows_digest
 from pipeline.cache.store import Store, other_format
@@ -87,8 +88,7 @@ def manifest_changes(old: Manifest, new: Manifest) -> str:
     said = []
     for what, ids in parts.items():
         if ids:
-            some = ", ".join(ids[:3]) + (", ..." if ids[3:] else "")
-            said.append(f"{'1 clip' if len(ids) == 1 else f'{len(ids)} clips'} {what} ({some})")
+            said.append(f"{'1 clip' if len(ids) == 1 else f'{len(ids)} clips'} {what} ({some(ids)})")
     if old.clips_per_shard != new.clips_per_shard:
         said.append(f"shards of {new.clips_per_shard} clips instead of {old.clips_per_shard}")
     return ", ".join(said) or "no clip changed"
