@@ -23,6 +23,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -91,9 +92,11 @@ def serve(descriptor: int) -> None:
     while True:
         try:
             connection.send(result)
-            call, seconds = connection.recv()
+            call, seconds, folder = connection.recv()
         except (EOFError, OSError):
             return
+        with suppress(OSError):
+            os.chdir(folder)  # a path may be relative to where its caller is by now
         # The system's own clock ends a worker that hangs and whose parent is gone.
         signal.alarm(math.ceil(seconds) + 2)
         try:
@@ -125,7 +128,10 @@ class _Worker:
     def give(self, index: int, call: Call, seconds: float) -> None:
         self.index, self.call, self.seconds = index, call, seconds
         self.deadline = time.monotonic() + (seconds if self.ready else self.startup)
-        self.connection.send((call, seconds))
+        folder = ""
+        with suppress(OSError):  # one that was removed
+            folder = os.getcwd()
+        self.connection.send((call, seconds, folder))
 
     def receive(self) -> Any:
         """What it sent; ``_READY`` starts the clock of the call that waits there. Raises EOFError, OSError."""

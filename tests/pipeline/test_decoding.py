@@ -42,6 +42,16 @@ def test_order_faults_and_killed_workers(tmp_path):
     assert "always_hangs.mp4" in str(results[4])
 
 
+def test_a_relative_path_is_of_the_folder_where_its_caller_is(tmp_path, monkeypatch):
+    """The worker that single calls share was started in another one."""
+    killable(os.path.getsize, make_media(tmp_path / "here" / "a.mp4", seconds=1), seconds=20)
+    monkeypatch.chdir(tmp_path / "here")
+    assert killable(os.path.getsize, "a.mp4", seconds=20) == os.path.getsize("a.mp4")
+    (tmp_path / "here" / "a.mp4").unlink()
+    (tmp_path / "here").rmdir()
+    assert killable(os.path.isabs, "/x", seconds=20)
+
+
 def sleeps_after(path, seconds, value):
     Path(path).write_text(str(os.getpid()))
     time.sleep(seconds)
