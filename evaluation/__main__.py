@@ -73,6 +73,7 @@ def evaluate(
     from evaluation.networks import NETWORKS
     from evaluation.networks.clap import CLAP
     from evaluation.report import columns, table, title, write_report
+    from evaluation.sources import other_videos
     from evaluation.texts import read_texts
     from generate.clip_files import file_of
     from generate.records import read_made
@@ -86,6 +87,7 @@ def evaluate(
     generated = next((output / name for name in ("wav_8s", "wav") if (output / name).is_dir()), output)
     made = read_made(output)  # files of clips that are no longer listed are left alone
     clips = sources = media = None
+    others: dict[str, str] = {}
     if made is not None:
         there = frozenset(
             c for c in made.clip_ids if not (output / "wav").is_dir() or file_of(output, "wav", c).is_file()
@@ -93,6 +95,7 @@ def evaluate(
         clips, media = there, made.media
         if made.sources is not None:
             sources = {c: path for c, path in made.sources.items() if c in there}
+            others = other_videos(output, sources)
     own, from_sources = reference is None, reference is None and sources is not None
     reference = reference or output / ("sources" if from_sources else "truth")
     if not from_sources and not reference.is_dir():
@@ -124,6 +127,7 @@ def evaluate(
                 sources,
                 media,
                 from_sources,
+                others,
             ),
             _work(settings, device, workers, batch, bar),
         )

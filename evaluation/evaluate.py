@@ -25,6 +25,11 @@ _RESAMPLES, _CONFIDENCE, _SEED = 1000, 0.95, 0
 # What one network or one metric can break without breaking the report.
 _FAULTS = (MFMError, np.linalg.LinAlgError, torch.linalg.LinAlgError, torch.OutOfMemoryError)
 
+_WITHOUT_SOURCES = (
+    ". To go on: give a folder of true sound by clip id with --reference (REFERENCE=...; OUT/truth has that of the "
+    "clips on the page), or run make generate with a manifest of where the videos are now"
+)
+
 
 @dataclass
 class Result:
@@ -44,7 +49,7 @@ class Result:
         return not self.missing
 
 
-def gather(names: Sequence[str], folder: Path, only: Collection[str] = ()) -> Features:
+def gather(names: Sequence[str], folder: Path, only: Collection[str] | None = None) -> Features:
     """What the feature files of one side hold, without clips whose features are not finite.
 
     ``only``: the clips whose files are there, where there are files; features of others are left alone.
@@ -52,7 +57,7 @@ def gather(names: Sequence[str], folder: Path, only: Collection[str] = ()) -> Fe
     out = Features({})
     for name in names:
         held = read_cache(folder / name)
-        entries, bad = finite({clip_id: held[clip_id] for clip_id in held if not only or clip_id in only})
+        entries, bad = finite({clip_id: held[clip_id] for clip_id in held if only is None or clip_id in only})
         out.caches[name] = entries
         out.excluded |= dict.fromkeys(bad, f"NaN or Inf in {name}")
     return out
@@ -76,7 +81,8 @@ class Side:
 
     ``texts``: what is said of each clip, for networks that read. ``clips``: those that count, where files of others
     may lie there, too (None: all). ``sources``: the clips' own videos; their picture is taken where there are no
-    ``videos``, and with ``sound_of_sources`` their sound, as ``media`` decodes it, instead of ``sounds``.
+    ``videos``, and with ``sound_of_sources`` their sound, as ``media`` decodes it, instead of ``sounds``. ``others``:
+    clip id -> why its source is not used.
     """
 
     sounds: Path
@@ -87,11 +93,16 @@ class Side:
     sources: Mapping[str, Path] | None = None
     media: MediaConfig | None = None
     sound_of_sources: bool = False
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    def from_sources(self, video: bool = False) -> bool:
+        """Whether sound or picture is that of the sources."""
+        return self.sources is not None and (self.videos is None if video else self.sound_of_sources)
 
     def files(self, video: bool = False) -> tuple[dict[str, Path], MediaConfig | None]:
         """The files of sound or picture by clip id; and how the true sound is decoded where they are sources."""
-        if self.sources is not None and (self.videos is None if video else self.sound_of_sources):
-            found, media = dict(self.sources), self.media
+        if self.sources is not None and self.from_sources(video):
+            found, media = {c: path for c, path in self.sources.items() if c not in self.others}, self.media
         elif video:  # videos may carry the generated sound: nothing but the picture is taken from them
             found, media = find_files(self.videos or self.sounds, VIDEO_SUFFIXES), None
         else:
@@ -119,6 +130,8 @@ def evaluate(
     """
     result, work = Result(), work or Work()
     sides = {"generated": generated, "reference": reference}
+    if reference.from_sources():
+        result.excluded |= {f"{clip_id} (reference)": why for clip_id, why in reference.others.items()}
     ready: dict[str, dict[str, Features]] = {}
     for name in networks:
         try:
@@ -142,6 +155,10 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip()[:300]}{advice}"
 
 
+def _place(where: Side) -> str:
+    return "the clips' own videos" if where.from_sources() else str(where.sounds)
+
+
 def _match(sides: Mapping[str, Side], ready: Mapping[str, Mapping[str, Features]], result: Result) -> None:
     """Who is on both sides: clips with features of any network, or, where no network is at hand, with files."""
     ids: dict[str, set[str]] = {}
@@ -154,10 +171,12 @@ def _match(sides: Mapping[str, Side], ready: Mapping[str, Mapping[str, Features]
         ids[side] = {clip_id for found in features for cache in found.caches.values() for clip_id in cache}
         if not ready:
             ids[side] = set(where.files()[0])
-    if empty := [f"{where.sounds} ({side})" for side, where in sides.items() if not ids[side]]:
+    if empty := [f"{_place(where)} ({side})" for side, where in sides.items() if not ids[side]]:
+        advice = "" if ids["reference"] or not sides["reference"].from_sources() else _WITHOUT_SOURCES
         reasons = "".join(f"\n  {clip}: {reason}" for clip, reason in list(result.excluded.items())[:5])
         raise InputError(
-            f"there is neither usable sound (.wav, .flac or a video) nor a feature file in {', '.join(empty)}{reasons}"
+            f"there is neither usable sound (.wav, .flac or a video) nor a feature file in {', '.join(empty)}{advice}"
+            f"{reasons}"
         )
     result.matched = sorted(ids["generated"] & ids["reference"])
     result.missing = sorted(ids["reference"] - ids["generated"])
@@ -204,7 +223,8 @@ def _both_sides(
         there = [name for name in names if (where.features / name).is_file()]
         if not there:
             raise InputError(f"{where.features} has no {', '.join(names)}, and there is nothing to make it from")
-        out[side] = gather(there, where.features, (where.clips or ()) if elsewhere else files)
+        only = where.clips if elsewhere else files if files or where.from_sources(video) else None
+        out[side] = gather(there, where.features, only)
         result.features[f"{kind.name} ({side})"] = maker(where.features / there[0]) or "made elsewhere"
     if kind.scores_itself:
         out["generated"].network = load()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import wave
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import numpy as np
 from common.errors import ClipError
 from evaluation.pictures import PictureInput
 from evaluation.sounds import SoundInput
+from generate.clip_files import file_of
+from generate.origins import of_this_video
 from pipeline.media import check_file, decode_waveform, is_silent
 from pipeline.media.writing import to_16_bit
+from pipeline.sources import SourceFile
 from presets.config import MediaConfig
 
 
@@ -54,6 +58,15 @@ class TruePicture:
     def read(self, path: str | Path) -> np.ndarray:
         """As :meth:`PictureInput.read`; raises :class:`ClipError`."""
         return self.of.read(path, from_origin=True)
+
+
+def other_videos(out: Path, sources: Mapping[str, Path]) -> dict[str, str]:
+    """Clips of OUT whose video is no longer the one that their sound was made for: clip id -> what to say of it."""
+    return {
+        clip_id: f"{path} is another file than when its sound was made: run make extract and make generate again"
+        for clip_id, path in sources.items()
+        if not of_this_video(file_of(out, "wav", clip_id), SourceFile(path))
+    }
 
 
 Reader = SoundInput | PictureInput | TrueSound | TruePicture

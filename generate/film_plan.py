@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from common.errors import InputError, WriteError
+from common.errors import CacheError, InputError, WriteError
 from common.outputs import check_folder
 from generate.film_record import FilmRecord, FilmTask, MadeFilm
 from generate.labels import Labels, labels_of_folders, labels_of_table
 from generate.mux import CONTAINERS
 from generate.outputs import SOUND_SUFFIXES, check_not_inputs, made_here
-from manifests.folders import VIDEO_SUFFIXES, find_videos
+from manifests.folders import GENERATED, VIDEO_SUFFIXES, find_videos
 
 _NAMED = 5
 
@@ -35,7 +35,8 @@ def plan_folder(
 
     ``label``: one for all; ``table``: see :func:`labels_of_table`; by default the folders' names. Raises
     :class:`InputError` for a folder without videos, a table that cannot be read and a suffix that is none,
-    :class:`WriteError` if nothing can be written in ``out``, or an output would be an input.
+    :class:`WriteError` if nothing can be written in ``out``, or an output would be an input, :class:`CacheError` for
+    an ``out`` with the clips of a split.
     """
     known = (*CONTAINERS, *SOUND_SUFFIXES)
     if suffix not in known:
@@ -48,7 +49,7 @@ def plan_folder(
         raise InputError(f"{folder} holds no videos besides those in the output folder {out}")
     inside = [path.relative_to(folder) for path in apart]
     if table is not None:
-        labels = labels_of_table(table, inside)
+        labels = labels_of_table(table, inside, folder)
     else:
         labels = labels_of_folders(folder, inside) if label is None else Labels([label] * len(inside))
     names = [f"{stem}{suffix}" for stem in output_stems(inside)]
@@ -57,6 +58,8 @@ def plan_folder(
         for path, below, its_label, name in zip(apart, inside, labels.labels, names, strict=True)
     ]
     check_folder(out)
+    if all((out / name).exists() for name in GENERATED):
+        raise CacheError(f"{out} holds the clips of a split: use another OUT folder for a folder of videos")
     check_not_inputs(out, {path for task in tasks for path in task.outputs}, apart)
     return FilmPlan(tasks, found.left_out, labels.notes)
 

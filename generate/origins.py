@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,20 @@ class Origin:
 
     def made(self, wav: Path) -> bool:
         """Whether this wav was made from it. True where it does not say: versions before did not write it."""
-        try:
-            said = json.loads(wav_comment(wav) or "{}")
-            return said.get("conditions", self.conditions) == self.conditions and self.video.same_as(said.get("video"))
-        except (ValueError, AttributeError, TypeError):
-            return True
+        return _said(wav).get("conditions", self.conditions) == self.conditions and of_this_video(wav, self.video)
+
+
+def of_this_video(wav: Path, video: SourceFile) -> bool:
+    """Whether this wav was made from the video as it is now; True where it does not say, or the video is gone."""
+    try:
+        return video.same_as(_said(wav).get("video"))
+    except (AttributeError, TypeError):
+        return True
+
+
+def _said(wav: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(wav_comment(wav) or "{}")
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}

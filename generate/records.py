@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from common.errors import CacheError
 from common.writing import make_folder, replacing, write_error, write_text
 from generate.clip_files import video_of
+from manifests.folders import MADE_FILMS
 from manifests.manifest import Clip
 from manifests.names import id_fault
 from presets import Preset
@@ -77,6 +78,8 @@ def prepare_folder(out: Path, settings: Mapping[str, Any]) -> None:
         if not path.exists():
             if others := [name for name in ("made.parquet", "report.html") if (out / name).exists()]:
                 raise CacheError(f"{out} holds a {others[0]} that this command did not write: use another OUT folder")
+            if (out / MADE_FILMS).exists():
+                raise CacheError(f"{out} holds what was made of a folder of videos: use another OUT folder for a split")
             write_text(path, json.dumps(settings, indent=1))
             return
         try:
@@ -111,17 +114,22 @@ def write_records(
 def _write_made(
     preset: Preset, settings: Mapping[str, Any], clips: Sequence[Clip], outcome: Outcome, out: Path
 ) -> None:
-    """Every clip: wav, video and note, or the reason that they lack, and its source; what others said is kept."""
+    """Every clip: wav, video and note, or the reason that they lack (or are of another video), and its source; what
+    others said is kept."""
     path = out / "made.parquet"
     before = _read_made(path)
-    rows = []
+    rows, there = [], {*outcome.done, *outcome.skipped}
     for clip in clips:
         earlier = before.get(clip.clip_id, {})
         wav = f"wav/{clip.clip_id}.wav"
         made = id_fault(clip.clip_id) is None and (out / wav).is_file()
-        reason = outcome.failed.get(clip.clip_id) or earlier.get("reason") or "not made yet"
+        reason = outcome.failed.get(clip.clip_id, "")
+        if not made:
+            reason = reason or earlier.get("reason") or "not made yet"
+        elif not reason and earlier.get("wav") and clip.clip_id not in there:
+            reason = earlier.get("reason") or ""  # sound that is of another video by now, as another task found
         note = outcome.notes.get(clip.clip_id, "" if clip.clip_id in outcome.done else earlier.get("note") or "")
-        found = (wav, video_of(out, clip.clip_id), "", note) if made else ("", "", reason, "")
+        found = (wav, video_of(out, clip.clip_id), reason, note) if made else ("", "", reason, "")
         rows.append([clip.clip_id, clip.label, clip.split, *found, _source(clip)])
     columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
     named = zip(_COLUMNS, columns, strict=True)

@@ -61,6 +61,6 @@ class AudioLDM2Config(AudioModelConfig):
         return int(length - offset)
 
     def check(self, generation: GenerationConfig) -> None:
-        from generate.schedulers import build_scheduler
+        from generate.schedulers import check_scheduler
 
-        build_scheduler(generation.scheduler, self.scheduler)
+        check_scheduler(generation.scheduler, self.scheduler, generation.steps)

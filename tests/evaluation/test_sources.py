@@ -130,6 +130,25 @@ def test_only_listed_clips_count_and_a_part_says_so(out, tmp_path):
     assert "late" not in found["unmatched"]
 
 
+def test_a_video_that_was_replaced_is_no_truth(videos, out, tmp_path):
+    """The sound was made for another one: the clip is left out and named, also where features of both are kept."""
+    shutil.copytree(out, tmp_path / "out")
+    paths = {name: shutil.copy2(path, tmp_path / path.name) for name, path in videos.items()}
+    table = pq.read_table(out / "made.parquet")
+    rows = [{**row, "source": str(paths[row["clip_id"]])} for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "out" / "made.parquet")
+    assert evaluated(tmp_path / "out")[0]["matched"] == ["late", "plain", "shifted"]  # copies are the same
+    shutil.copy(videos["late"], paths["plain"])
+    found, _ = evaluated(tmp_path / "out")
+    assert found["matched"] == ["late", "shifted"]
+    assert "is another file than when its sound was made" in found["excluded"]["plain (reference)"]
+    for path in paths.values():
+        path.unlink()
+    gone = CliRunner().invoke(app, ["--out", str(tmp_path / "out"), "--networks", "onsets", "--device", "cpu"])
+    assert gone.exit_code == 4
+    assert "the clips' own videos (reference). To go on: give a folder of true sound" in " ".join(gone.output.split())
+
+
 def test_an_out_of_versions_before(out, tmp_path):
     """Its list names no sources: truth and videos are those of the folder."""
     shutil.copytree(out, tmp_path / "out")

@@ -9,7 +9,7 @@ from common.errors import InputError, WeightsError
 from generate.audioldm2 import Conditioning
 from generate.audioldm2_loader import load_audioldm2
 from generate.negative import run_language_model
-from generate.schedulers import build_scheduler
+from generate.schedulers import build_scheduler, check_scheduler
 from presets import PresetError, load_preset
 from tests.tiny import TINY
 
@@ -162,6 +162,22 @@ def test_other_schedulers_by_name(model, name):
 def test_an_unknown_scheduler_is_named(model, name):
     with pytest.raises(InputError, match=name):
         build_scheduler(name, model.scheduler.config)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", "noise schedule of its own"),  # it would sample noise, and say nothing
+        ("KarrasVeScheduler", "noise schedule of its own"),
+        ("RePaintScheduler", "needs original_image, mask"),
+        ("UnCLIPScheduler", "cannot be made: ValueError"),
+        ("DDIMInverseScheduler", "from sound to noise"),
+        ("PNDMScheduler", "PNDMScheduler cannot make 2 steps"),
+    ],
+)
+def test_schedulers_that_cannot_be_used_say_so_before_anything_is_made(model, name, says):
+    with pytest.raises(InputError, match=says):
+        check_scheduler(name, model.scheduler.config, 2)
 
 
 def test_negative_condition_is_kept_under_its_weights(tmp_path, monkeypatch):

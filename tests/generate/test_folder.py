@@ -350,6 +350,21 @@ class TestLabels:
         text = "one/b.mp4\tbell, large\n\n./two\\b.mp4\train\n"
         assert self.read(tmp_path, text, "labels.tsv") == ["", "bell, large", "rain"]
 
+    @pytest.mark.parametrize("separator", [";", "\t"])
+    def test_what_spreadsheets_write(self, tmp_path, separator):
+        rows = ["file,label", 'a.mp4,"glass, breaking"', "one/b.mp4,rain"]
+        text = "".join(f"{row}\r\n" for row in rows).replace(",", separator).replace(f"s{separator} b", "s, b")
+        assert self.read(tmp_path, text) == ["glass, breaking", "rain", ""]
+        assert self.read(tmp_path, f"sep={separator}\r\n{text}") == ["glass, breaking", "rain", ""]
+
+    def test_paths_from_elsewhere(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "lists").mkdir()
+        table = tmp_path / "lists" / "labels.csv"
+        table.write_text(f"{tmp_path}/films/one/b.mp4,rain\nfilms/two/b.mp4,bell\n../films/a.mp4,dog\n")
+        names = [PurePath(name) for name in ("a.mp4", "one/b.mp4", "two/b.mp4")]
+        assert labels_of_table(table, names, Path("films")).labels == ["dog", "rain", "bell"]
+
     def test_accents_in_either_form(self, tmp_path):
         assert self.read(tmp_path, "caf\u00e9.mp4,x\n", videos=["cafe\u0301.mp4"]) == ["x"]
 
@@ -362,6 +377,10 @@ class TestLabels:
             ("file,label\na.mp4\n", r"csv:2: 1 fields between commas instead of 2"),
             ("a.mp4,glass, breaking\n", r"csv:1: 3 fields .* quotation marks"),
             (",rain\n", r"csv:1: "),
+            (
+                "x.mp4,rain\ny.mp4,bell\n",
+                r"none of its rows names a video: it has 2 \(x.mp4 .*the videos are 3 \(a.mp4,",
+            ),
             ("file,label\n", r"lists no files"),
             ('a.mp4,"rain\n', r"csv:1: "),
         ],
