@@ -12,6 +12,7 @@ from typing import Any
 import av
 
 from common.errors import ClipError, InputError
+from common.outputs import check_output
 from common.writing import replacing
 from generate import sound_track
 from generate.picture_track import (
@@ -190,9 +191,14 @@ def mux(
 
     Memory does not grow with the length. Raises :class:`ClipError` if the picture cannot be read or does not go
     into this container, :class:`InputError` for arguments that cannot be,
-    :class:`common.errors.WriteError` if ``out`` cannot be written.
+    :class:`common.errors.WriteError` if ``out`` cannot be written, or is the video itself.
     """
     suffix, part = Path(out).suffix.lower(), Part(start, duration)
+    if suffix not in CONTAINERS:
+        raise InputError(f"{out}: a film is written as {', '.join(CONTAINERS)}")
+    if sample_rate <= 0:
+        raise InputError(f"the rate of the sound is {sample_rate}, and must be more than 0 Hz")
+    check_output(Path(out), [Path(video)])
     picture = picture or plan_picture(video, suffix, "copy", start=start, duration=duration)
     own = plan_own_sound(video, suffix, audio, gain, start=start)
     what = "its picture" if own.audio == "replace" else "its picture or its own sound"

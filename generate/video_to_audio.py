@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from common.errors import ClipError, IncompleteError, InputError, WriteError
+from common.outputs import check_output
 from common.writing import temporary_beside, write_error
 from generate.sampling import NOT_FINITE, Sampler, load_sampler
 from generate.schedulers import step_seeds
@@ -173,8 +174,12 @@ class VideoToAudio:
         return max(made, key=lambda candidate: candidate.score)
 
     def write(self, video: str | Path, path: str | Path, label: str = "", **choices: Unpack[Choices]) -> Written:
-        """The best candidate as a wav; memory does not grow with the film. Raises as :meth:`best`."""
+        """The best candidate as a wav; memory does not grow with the film. Raises as :meth:`best`, and
+        :class:`WriteError` where ``path`` is no .wav, or the video itself."""
         path, best, rate = Path(path), None, self.sampler.audio_model.sample_rate
+        check_output(path, [Path(video)])
+        if path.suffix.lower() != ".wav":
+            raise WriteError(f"cannot write {path}: what is written here is a .wav; mux makes a film of it")
         kept = temporary_beside(path)
         try:
             for take in self._takes(video, label, **choices):

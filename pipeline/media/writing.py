@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
+from common.errors import InputError
 from common.writing import replacing
 from pipeline.media.resampling import check_rate, resampled
 
@@ -20,8 +21,12 @@ Sound = np.ndarray | Iterable[np.ndarray]
 
 
 def parts_of(sound: Sound) -> Iterator[np.ndarray]:
-    """A waveform, or its parts, as parts; raises ValueError for NaN or Inf, which no file of sound can say."""
+    """A waveform, or its parts, as parts; raises ValueError for NaN or Inf, which no file of sound can say, and
+    :class:`common.errors.InputError` for what is no float (samples,): integers would be taken for clipped sound."""
     for part in [sound] if isinstance(sound, np.ndarray) else sound:
+        if not isinstance(part, np.ndarray) or part.ndim != 1 or part.dtype.kind != "f":
+            found = f"{part.dtype} {tuple(part.shape)}" if hasattr(part, "dtype") else type(part).__name__
+            raise InputError(f"a sound is a float array (samples,) in [-1, 1], or such parts of it, not {found}")
         if not np.isfinite(part).all():
             raise ValueError("the waveform has values that are not finite")
         yield part

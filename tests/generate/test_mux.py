@@ -1,13 +1,15 @@
 """Outputs read back independently: packets bit for bit, their times, tags, what a decoder sees."""
 
 from fractions import Fraction
+from unittest.mock import Mock
 
 import av
 import numpy as np
 import pytest
 
-from common.errors import ClipError, InputError
+from common.errors import ClipError, InputError, WriteError
 from generate.mux import Picture, mux, plan_picture
+from generate.video_to_audio import VideoToAudio
 from pipeline.media import decode_waveform
 from presets.config import MediaConfig
 from tests.media_factory import make_media, rotate, tone
@@ -227,3 +229,26 @@ def test_files_without_a_picture(tmp_path):
         mux(tmp_path / "b.mp4", tone(1), 16_000, tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_arguments_that_cannot_be(tmp_path):
+    """From Python nothing else looks at them: the film would be written over, integers be heard as noise."""
+    film = make_media(tmp_path / "a.mp4", seconds=0.2)
+    before, sound = film.read_bytes(), tone(0.2)
+    (tmp_path / "link.mp4").symlink_to(film)
+    for out in (film, tmp_path / "link.mp4"):
+        with pytest.raises(WriteError, match=r"the input .* itself"):
+            mux(film, sound, 16_000, out)
+    with pytest.raises(InputError, match=r"a film is written as .mp4"):
+        mux(film, sound, 16_000, tmp_path / "out.avi")
+    with pytest.raises(InputError, match="rate of the sound is 0"):
+        mux(film, sound, 0, tmp_path / "out.mp4")
+    for wrong in ((sound * 32767).astype(np.int16), np.stack([sound, sound]), list(sound)):
+        with pytest.raises(InputError, match="a sound is a float array"):
+            mux(film, wrong, 16_000, tmp_path / "out.mp4")
+    with pytest.raises(WriteError, match="itself"):
+        VideoToAudio.write(Mock(), film, film)
+    with pytest.raises(WriteError, match=r"is a .wav"):
+        VideoToAudio.write(Mock(), film, tmp_path / "out.mp4")
+    assert film.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "link.mp4"}
