@@ -57,6 +57,13 @@ def official_files(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _ordinary_priority():
+    """No test leaves its process with real-time priority, as an encoder did."""
+    yield
+    assert not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 64 KiB; only root may mount one."""
