@@ -65,10 +65,18 @@ def _members(path: str, size: int, modified_ns: int) -> tuple[Mapping[str, Membe
             for entry in file:
                 if entry.isreg() and not entry.issparse():
                     whole = max(0, min(entry.size, size - entry.offset_data))  # the last one may be cut off
-                    found[entry.name] = Member(Path(path), entry.offset_data, whole, modified_ns)
+                    found[_below(entry.name)] = Member(Path(path), entry.offset_data, whole, modified_ns)
         except tarfile.ReadError as error:
             fault = str(error)
     return MappingProxyType(found), fault
+
+
+def _below(name: str) -> str:
+    """A name as tar unpacks it: below the tar, without ``./``, a root, or what leads up to a ``..``."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    while ".." in parts:
+        del parts[: parts.index("..") + 1]
+    return "/".join(parts)
 
 
 def find_member(path: Path) -> Member | None:
@@ -76,7 +84,8 @@ def find_member(path: Path) -> Member | None:
     for parent in path.parents:
         if parent.suffix.lower() == ".tar":
             try:
-                return members(parent)[0].get(path.relative_to(parent).as_posix()) if parent.is_file() else None
+                if parent.is_file():  # else a folder, in a tar or not
+                    return members(parent)[0].get(_below(path.relative_to(parent).as_posix()))
             except (OSError, ValueError, tarfile.TarError):
                 return None
     return None

@@ -19,6 +19,9 @@ TRUNCATION_TOLERANCE = 0.5  # seconds by which a stream may end before its decla
 # FFmpeg (``_MEASURED``) or by us.
 _CLAIMING = frozenset({"mov", "matroska", "avi", "asf", "flv"})
 _MEASURED = frozenset({"mpegts", "mpeg", "ogg", "gif"})
+# What names other files is no film: a stranger's playlist would show any film of this machine.
+_PLAYLISTS = frozenset({"hls", "applehttp", "concat", "dash", "webm_dash_manifest", "imf", "sdp"})
+_WHOLE = ",".join(sorted({name for names in av.formats_available for name in names.split(",")} - _PLAYLISTS))
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,13 @@ def url_of(path: Path) -> str:
 
 
 def open_container(path: Path) -> Any:
-    """An open PyAV container; use as a context manager. Raises :class:`ClipError`."""
+    """An open PyAV container; use as a context manager. Raises :class:`ClipError`, also for a playlist."""
     check_file(path)
     try:
-        return av.open(url_of(path), metadata_errors="ignore")
+        return av.open(url_of(path), metadata_errors="ignore", options={"format_whitelist": _WHOLE})
+    except av.error.ArgumentError as error:
+        reason = f"{path} is not a media file that can be opened, or a playlist, which names others ({error})"
+        raise ClipError("unreadable", reason) from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise ClipError("unreadable", f"{path} is not a media file that can be opened ({error})") from error
 

@@ -126,6 +126,27 @@ def test_what_is_not_in_a_tar(shards, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "below"),
+    [
+        ("./a.mp4", "a.mp4"),  # as ``tar -cf x.tar .`` writes it
+        ("b//a.mp4", "b/a.mp4"),
+        ("/etc/a.mp4", "etc/a.mp4"),
+        ("b/../../a.mp4", "a.mp4"),
+        ("b.tar/a.mp4", "b.tar/a.mp4"),
+    ],
+)
+def test_names_are_below_the_tar_as_when_it_is_unpacked(name, below, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        entry = tarfile.TarInfo(name)
+        entry.size = 1
+        file.addfile(entry, io.BytesIO(b"x"))
+    (clip,) = clips_from_folder(tmp_path)
+    assert clip.path == str(tmp_path / "x.tar" / below)
+    check_file(tmp_path / "x.tar" / below)
+    assert find_member(tmp_path / "x.tar" / name.lstrip("/")).read() == b"x"
+
+
+@pytest.mark.parametrize(
     ("side", "label"),
     [
         ({"a.txt": b"rain\n"}, "rain"),

@@ -168,3 +168,16 @@ def test_probe_reads_the_header(tmp_path):
     assert (info.width, info.height, info.has_audio, info.audio_rate) == (320, 240, True, 44_100)
     assert info.fps == pytest.approx(25, rel=0.02)
     assert info.duration_s == pytest.approx(10, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["m3u8", "ffconcat"])
+def test_a_playlist_shows_no_other_film(kind, tmp_path):
+    film, listed = make_media(tmp_path / "film.mp4", seconds=1), tmp_path / f"list.{kind}"
+    listed.write_text(
+        {
+            "m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{film}\n#EXT-X-ENDLIST\n",
+            "ffconcat": "ffconcat version 1.0\nfile film.mp4\n",
+        }[kind]
+    )
+    with pytest.raises(ClipError, match="unreadable: .*playlist, which names others"):
+        probe(listed)
