@@ -179,5 +179,5 @@ def test_a_playlist_shows_no_other_film(kind, tmp_path):
             "ffconcat": "ffconcat version 1.0\nfile film.mp4\n",
         }[kind]
     )
-    with pytest.raises(ClipError, match="unreadable: .*playlist, which names others"):
+    with pytest.raises(ClipError, match=r"unreadable: .*playlist, which names others"):
         probe(listed)
