@@ -145,13 +145,18 @@ class TrainingConfig:
     """Optimisation of paper section 4.1.2.
 
     ``data``: the cache in ``memory`` or as a ``stream``; ``auto`` takes memory where it fits.
-    ``accumulate`` splits a process's part of the global batch into that many backward passes.
+    ``accumulate`` splits a process's part of the global batch into that many backward passes. ``share_of_clips``: of
+    every class, chosen by ``seed`` (:mod:`trainer.share`). ``validate_every``: so many epochs, and after the last.
+    ``keep_epochs``: those of which the mapper stays, as ``mapper-epoch-00005``.
     """
 
     data: Literal["auto", "memory", "stream"] = "auto"
     accumulate: Batch = 1
     compile: bool = False
     epochs: Count = 40
+    share_of_clips: Annotated[float, Number, Field(gt=0, le=1)] = 1.0
+    validate_every: Count = 1
+    keep_epochs: list[Count] = Field(default_factory=list)
     global_batch: Batch = 48
     learning_rate: Annotated[float, Number, Field(gt=0, le=100)] = 1e-3
     weight_decay: Annotated[float, Number, Field(ge=0, le=100)] = 0.01

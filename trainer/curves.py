@@ -18,20 +18,21 @@ from common.writing import replacing
 def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     """Error (train, teacher-forced and free-running validation) and cosine over epochs."""
     figure, (errors, cosines) = plt.subplots(1, 2, figsize=(10, 3.5))
-    epochs = [line["epoch"] for line in metrics]
     names = {
         "train_loss": "train, teacher-forced",
         "validation_loss": "validation, teacher-forced",
         "validation_free_running": "validation, free-running",
     }
+    validated = [line for line in metrics if "validation_loss" in line]  # not every epoch need be
     for key, label in names.items():
-        if key in metrics[0]:
-            errors.plot(epochs, [line[key] for line in metrics], label=label)
+        of_key = metrics if key == "train_loss" else validated
+        if of_key:
+            errors.plot([line["epoch"] for line in of_key], [line[key] for line in of_key], label=label)
     errors.set_xlabel("epoch")
     errors.set_ylabel("squared L2 distance a token")
     errors.legend(fontsize=8)
-    if "validation_cosine" in metrics[0]:
-        cosines.plot(epochs, [line["validation_cosine"] for line in metrics])
+    if validated:
+        cosines.plot([line["epoch"] for line in validated], [line["validation_cosine"] for line in validated])
     cosines.set_xlabel("epoch")
     cosines.set_ylabel("cosine, free-running validation")
     figure.tight_layout()

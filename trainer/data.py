@@ -16,6 +16,7 @@ from common.errors import CacheError
 from pipeline.cache import Joined, Selection, Store, join
 from pipeline.cache.selection import ShardRows, reasons
 from trainer.memory import device_bytes, host_bytes
+from trainer.share import UNUSED, splits_of
 
 # Clips among which a batch is drawn. Smaller caches are shuffled whole.
 BUFFER = 8192
@@ -116,7 +117,8 @@ def _mine(rows: list[Row], rank: int, world: int) -> tuple[list[Row], float]:
 class TensorData:
     """The whole joined cache as one tensor a stage, in the cache's own precision, rows taken by index.
 
-    ``shard_of``: the shard of each clip, for the order of the batches; left out, all clips are of one.
+    ``shard_of``: the shard of each clip, for the order of the batches; left out, all clips are of one. ``share`` and
+    ``seed``: of the training clips (:mod:`trainer.share`).
     """
 
     def __init__(
@@ -125,10 +127,14 @@ class TensorData:
         device: str | torch.device,
         shard_of: Mapping[str, int] | None = None,
         buffer: int = BUFFER,
+        share: float = 1.0,
+        seed: int = 0,
     ):
         self.joined, self.buffer = joined, buffer
+        splits = splits_of(zip(joined.clip_ids, joined.labels, joined.splits, strict=True), share, seed)
+        self.splits = [splits[clip_id] for clip_id in joined.clip_ids]
         self.arrays = {name: torch.from_numpy(array).to(device) for name, array in joined.arrays.items()}
-        self.left_out = joined.left_out_reasons()
+        self.left_out = reasons(dict(joined.left_out) | _unused(splits))
         self.provenance: Mapping[str, Mapping[str, Any]] = joined.provenance
         self.shapes: Mapping[str, tuple[int, int]] = joined.shapes
         self.how = f"in memory on {device}"
@@ -138,15 +144,13 @@ class TensorData:
         self.shards = [rows[shard] for shard in sorted(rows)]
 
     def clip_ids(self, split: str) -> list[str]:
-        return [
-            clip_id for clip_id, name in zip(self.joined.clip_ids, self.joined.splits, strict=True) if name == split
-        ]
+        return [clip_id for clip_id, name in zip(self.joined.clip_ids, self.splits, strict=True) if name == split]
 
     def count(self, split: str) -> int:
-        return sum(name == split for name in self.joined.splits)
+        return sum(name == split for name in self.splits)
 
     def batches(self, split: str, size: int, order: int | None, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        splits, ids = self.joined.splits, self.joined.clip_ids
+        splits, ids = self.splits, self.joined.clip_ids
         device = next(iter(self.arrays.values())).device
         rows = shuffled(self.shards, lambda shard: (row for row in shard if splits[row] == split), order, self.buffer)
         for whole in _groups(rows, size):
@@ -165,15 +169,22 @@ class StreamData:
     there are, know nothing of a clip that stands in one tar a stage, and give other batches than the cache in memory.
     """
 
-    def __init__(self, store: Store, stages: Sequence[str], device: str | torch.device, buffer: int = BUFFER):
+    def __init__(
+        self,
+        store: Store,
+        stages: Sequence[str],
+        device: str | torch.device,
+        buffer: int = BUFFER,
+        share: float = 1.0,
+        seed: int = 0,
+    ):
         self.store, self.stages, self.device, self.buffer = store, list(stages), device, buffer
         self.selection = Selection(store, self.stages)
         self.shards: list[int] = []  # with at least one usable clip
-        self._ids: dict[str, list[str]] = defaultdict(list)
+        clips: list[tuple[str, str, str]] = []
         left_out = self.selection.not_extracted()
         for shard, rows in usable_rows(self.selection):
-            for clip_id, split in zip(rows.clip_ids, rows.splits, strict=True):
-                self._ids[split].append(clip_id)
+            clips += zip(rows.clip_ids, rows.labels, rows.splits, strict=True)
             left_out |= rows.left_out
             if rows.clip_ids:
                 self.shards.append(shard)
@@ -181,7 +192,11 @@ class StreamData:
             raise CacheError(f"no clip in {store.files.root} has all of {', '.join(stages)}: {reasons(left_out)}")
         self.provenance: Mapping[str, Mapping[str, Any]] = self.selection.provenance
         self.shapes: Mapping[str, tuple[int, int]] = self._join(self.shards[0]).shapes
-        self.left_out = reasons(left_out)
+        self._splits = splits_of(clips, share, seed)
+        self._ids: dict[str, list[str]] = defaultdict(list)
+        for clip_id, split in self._splits.items():
+            self._ids[split].append(clip_id)
+        self.left_out = reasons(left_out | _unused(self._splits))
         self.how = f"streamed, {len(self.shards)} shards through a buffer of {buffer} clips"
 
     def clip_ids(self, split: str) -> list[str]:
@@ -196,7 +211,7 @@ class StreamData:
     def _rows(self, shard: int, split: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         part = self._join(shard)
         for row, clip_id in enumerate(part.clip_ids):
-            if part.splits[row] == split:
+            if self._splits[clip_id] == split:
                 # A copy: a view would keep the whole shard while one of its rows waits in the buffer.
                 yield clip_id, {name: array[row].copy() for name, array in part.arrays.items()}
 
@@ -209,6 +224,11 @@ class StreamData:
                 for name in self.stages
             }
             yield Batch([clip_id for clip_id, _ in whole], arrays, weight)
+
+
+def _unused(splits: Mapping[str, str]) -> dict[str, str]:
+    """Training clips beyond the share, with the reason."""
+    return dict.fromkeys((i for i, split in splits.items() if split == UNUSED), "beyond training.share_of_clips")
 
 
 def usable_rows(selection: Selection) -> Iterator[tuple[int, ShardRows]]:
@@ -242,15 +262,19 @@ def load_data(
     how: str = "auto",
     processes: int = 1,
     agree: Callable[[bool], bool] = lambda fits: fits,
+    share: float = 1.0,
+    seed: int = 0,
 ) -> Data:
     """The cache in memory where it fits (:func:`fits_in_memory`), else streamed.
 
     ``stages``: the encoders that a mapper reads, and last the one whose features it predicts.
     ``how``: auto, memory or stream. ``processes``: how many of this machine load it. ``agree``: from whether it fits
-    here to whether it fits for all processes. Raises :class:`CacheError` for a missing stage or a mixed cache.
+    here to whether it fits for all processes. ``share``, ``seed``: :mod:`trainer.share`.
+    Raises :class:`CacheError` for a missing stage or a mixed cache.
     """
     selection = Selection(store, stages)
     if how == "stream" or (how == "auto" and not agree(fits_in_memory(selection, device, processes))):
-        return StreamData(store, stages, device)
+        return StreamData(store, stages, device, share=share, seed=seed)
     joined = join(store, stages, selection=selection)
-    return TensorData(joined, device, {i: shard for shard, rows in usable_rows(selection) for i in rows.clip_ids})
+    shard_of = {i: shard for shard, rows in usable_rows(selection) for i in rows.clip_ids}
+    return TensorData(joined, device, shard_of, share=share, seed=seed)

@@ -27,9 +27,15 @@ _DRAWN_EVERY_SECONDS = 10.0
 T = TypeVar("T")
 
 
+def kept_mapper(epoch: int) -> str:
+    """The name of the folder of a run in which the mapper as it was after ``epoch`` epochs is."""
+    return f"mapper-epoch-{epoch:05d}"
+
+
 class RunFolder:
     """``train.yaml`` (settings), ``metrics.jsonl``, ``curves.png``, ``worst_clips.json``, ``logs/`` (TensorBoard),
-    ``checkpoints/`` (the last two), ``mapper/`` (last) and ``mapper-best/`` (lowest free-running validation error).
+    ``checkpoints/`` (the last two), ``mapper/`` (last), ``mapper-best/`` (lowest free-running validation error) and
+    those of ``training.keep_epochs`` (:func:`kept_mapper`).
 
     All processes read it and must see the same files; the main one alone calls what writes.
     """
@@ -84,7 +90,9 @@ class RunFolder:
         for old in self.checkpoints()[:-2]:
             shutil.rmtree(old)
 
-    def publish(self, model: Mapper, spec: MapperSpec, metrics: list[dict[str, Any]], last: bool) -> None:
+    def publish(
+        self, model: Mapper, spec: MapperSpec, metrics: list[dict[str, Any]], last: bool, kept: bool = False
+    ) -> None:
         """All that follows from a checkpoint, unless it is there: a kill between the two loses nothing."""
         lines = "".join(json.dumps(line) + "\n" for line in metrics)
         path = self.path / "metrics.jsonl"
@@ -99,6 +107,8 @@ class RunFolder:
         self.save_mapper("mapper", model)
         if _best_epoch(metrics) == len(metrics):
             self.save_mapper("mapper-best", model)
+        if kept:
+            self.save_mapper(kept_mapper(len(metrics)), model)
 
     def save_mapper(self, name: str, model: Mapper) -> None:
         """The mapper alone, for generation, swapped in as a whole folder unless it is there."""

@@ -54,7 +54,7 @@ class Outcome:
 
 
 # What may change between two parts of one run: nothing of it changes the numbers.
-_FREE = ("epochs", "log_every", "data", "compile")
+_FREE = ("epochs", "log_every", "data", "compile", "validate_every", "keep_epochs")
 
 
 class Trainer:
@@ -73,6 +73,8 @@ class Trainer:
             training.data,
             processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
             agree=lambda fits: all(gather_object([fits])),
+            share=training.share_of_clips,
+            seed=training.seed,
         )
         self._check_widths()
         clips = {split: self.data.clip_ids(split) for split in ("train", "validation")}
@@ -192,7 +194,9 @@ class Trainer:
 
     def _publish(self) -> None:
         if self.accelerator.is_main_process:
-            self.folder.publish(self._mapper, self.spec, self.metrics, self.epoch >= self.preset.training.epochs)
+            training = self.preset.training
+            last, kept = self.epoch >= training.epochs, self.epoch in training.keep_epochs
+            self.folder.publish(self._mapper, self.spec, self.metrics, last, kept)
 
     @property
     def _mapper(self) -> Mapper:
@@ -212,7 +216,8 @@ class Trainer:
             train_loss = self._train_epoch(on_step)
             self.epoch += 1
             metrics: dict[str, int | float | None] = {"epoch": self.epoch, "train_loss": train_loss}
-            if self.validation_clips:
+            last = self.epoch == self.preset.training.epochs
+            if self.validation_clips and (last or self.epoch % self.preset.training.validate_every == 0):
                 metrics |= self._validate()
             finite = {k: v for k, v in metrics.items() if k != "epoch" and v is not None}
             self.accelerator.log(finite, step=self.epoch)

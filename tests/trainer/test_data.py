@@ -13,6 +13,7 @@ from tests.trainer.caches import write_cache
 from trainer import data as data_module
 from trainer.data import StreamData, TensorData, epoch_order, fits_in_memory, load_data, shuffled
 from trainer.memory import host_bytes
+from trainer.share import train_share
 
 STAGES = ["cavp", "timechat", "audiomae"]
 CPU = torch.device("cpu")
@@ -60,6 +61,34 @@ def test_memory_and_stream_give_the_same_batches(store, buffer):
         assert ids(memory, order) == ids(stream, order)
     for one, other in zip(memory.batches("train", 4, 5), stream.batches("train", 4, 5), strict=True):
         assert all(torch.equal(one.arrays[stage], other.arrays[stage]) for stage in STAGES)
+
+
+def test_a_share_of_the_training_clips(store):
+    whole = load_data(store, STAGES, CPU)
+    chosen = {}
+    for how in ("memory", "stream"):
+        for share, seed in ((0.16, 0), (0.5, 0), (0.5, 1)):
+            data = load_data(store, STAGES, CPU, how, share=share, seed=seed)
+            chosen[how, share, seed] = data.clip_ids("train")
+            assert ids(data, 3) == [batch for batch in ids(data, 3) if set(batch) <= set(chosen[how, share, seed])]
+            assert data.clip_ids("validation") == whole.clip_ids("validation")
+            assert f"{25 - len(chosen[how, share, seed])} beyond training.share_of_clips" in data.left_out
+    assert {key[1:]: chosen["memory", *key[1:]] for key in chosen} == {
+        key[1:]: chosen["stream", *key[1:]] for key in chosen
+    }
+    assert len(chosen["memory", 0.16, 0]) == 4
+    assert set(chosen["memory", 0.16, 0]) < set(chosen["memory", 0.5, 0])
+    assert chosen["memory", 0.5, 0] != chosen["memory", 0.5, 1]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.16, 0.5, 0.77, 1.0])
+def test_every_class_gives_its_share(share):
+    sizes = {"a": 80, "b": 79, "c": 10, "d": 1}
+    labels = {f"{label}{n}": label for label, size in sizes.items() for n in range(size)}
+    chosen = Counter(labels[clip_id] for clip_id in train_share(labels, share, seed=3))
+    assert chosen.total() == max(1, round(share * 170))
+    for label, size in sizes.items():
+        assert abs(chosen[label] - share * size) <= 1
 
 
 def test_the_buffer_mixes_shards():

@@ -12,6 +12,9 @@ from pipeline.cache import Quarantined, ShardContent, join
 from presets import load_preset
 from tests.tiny import TINY
 from tests.trainer.caches import comparable, write_cache
+from trainer.mapper import read_spec
+from trainer.registry import MFMMapper
+from trainer.run_folder import kept_mapper
 from trainer.train import Trainer, TrainingError
 
 SETTINGS = ["training.epochs=3", "mapper.layers=1", "training.log_every=1"]
@@ -53,6 +56,23 @@ def test_training_lowers_the_error_and_saves_a_folder(tmp_path):
     worst = json.loads((tmp_path / "run/worst_clips.json").read_text())
     assert worst[0]["free_running"] == max(row["free_running"] for row in worst)
     assert len(trainer.folder.checkpoints()) == 2
+
+
+def test_mappers_of_some_epochs_stay_and_validation_may_be_rare(tmp_path):
+    store = write_cache(tmp_path / "cache")
+    rare = ("training.validate_every=2", "training.keep_epochs=[1,3]")
+    fit(store, tmp_path / "whole", "training.epochs=3")
+    fit(store, tmp_path / "run", "training.epochs=2", *rare)
+    fit(store, tmp_path / "run", "training.epochs=3", *rare)  # the first goes on
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert ["validation_free_running" in line for line in lines] == [False, True, True]
+    kept = {path.name: read_spec(path).provenance["epochs"] for path in (tmp_path / "run").glob("mapper-epoch-*")}
+    assert kept == {"mapper-epoch-00001": 1, "mapper-epoch-00003": 3}
+    best = read_spec(tmp_path / "run/mapper-best").provenance["epochs"]
+    assert best == min((2, 3), key=lambda epoch: lines[epoch - 1]["validation_free_running"])
+    last = MFMMapper.from_pretrained(tmp_path / "run" / kept_mapper(3)).state_dict()
+    assert all(torch.equal(last[name], tensor) for name, tensor in weights(tmp_path / "run").items())
 
 
 def test_resumed_equals_unbroken_bit_for_bit(tmp_path):
