@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from presets.audio_models import AudioModelConfig
 from presets.checks import STRICT, Arguments, short
-from presets.official import audioldm2_part
+from presets.official import AUDIOLDM2
 
 if TYPE_CHECKING:
     from presets.config import GenerationConfig
@@ -23,14 +23,14 @@ class AudioLDM2Config(AudioModelConfig):
     tokens: ClassVar = 8
     labels: ClassVar = "flan_t5"
     files: ClassVar = (
-        audioldm2_part("unet", 1.4),
-        audioldm2_part("vae", 0.2),
-        audioldm2_part("vocoder", 0.2),
-        audioldm2_part("scheduler", 0.001),
-        audioldm2_part("language_model", 0.5),
-        audioldm2_part("projection_model", 0.01),
-        audioldm2_part("text_encoder", 0.8),
-        audioldm2_part("tokenizer", 0.01),
+        AUDIOLDM2.part("unet", 1.4),
+        AUDIOLDM2.part("vae", 0.2),
+        AUDIOLDM2.part("vocoder", 0.2),
+        AUDIOLDM2.part("scheduler", 0.001),
+        AUDIOLDM2.part("language_model", 0.5),
+        AUDIOLDM2.part("projection_model", 0.01),
+        AUDIOLDM2.part("text_encoder", 0.8),
+        AUDIOLDM2.part("tokenizer", 0.01),
     )
 
     unet: Arguments = Field(default_factory=dict)

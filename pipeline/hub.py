@@ -10,6 +10,7 @@ from huggingface_hub import list_repo_files, snapshot_download
 
 from common.errors import WeightsError
 from presets import Preset
+from presets.official import Repository
 
 _WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5", ".ot", ".onnx", ".pth", ".ckpt")
 
@@ -24,11 +25,14 @@ def is_hub_id(source: str | Path) -> bool:
 def choose_files(names: Sequence[str], folders: Sequence[str]) -> list[str]:
     """Of a repository's files those that are read: of weights ``.safetensors``, or ``.bin`` where there are none.
 
-    ``folders`` are its sub-folders that are wanted; "" is its top. Half-precision copies are left out.
+    ``folders`` are its sub-folders that are wanted; "" is its top. Half-precision copies are left out where there
+    are others.
     """
     chosen = []
     for folder in folders:
-        inside = [name for name in names if name.rpartition("/")[0] == folder and ".fp16." not in name]
+        inside = [name for name in names if name.rpartition("/")[0] == folder]
+        if any(name.endswith((".safetensors", ".bin")) and ".fp16" not in name for name in inside):
+            inside = [name for name in inside if ".fp16" not in name]
         kind = ".safetensors" if any(name.endswith(".safetensors") for name in inside) else ".bin"
         for name in inside:
             weights = name.removesuffix(".index.json")  # a list of the parts of weights in several files
@@ -72,14 +76,16 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
-def audioldm2_folder(preset: Preset, parts: Sequence[str], *, fetch: bool = True) -> Path:
-    """The diffusers folder of AudioLDM-2, by the one rule that every stage follows.
+def repository_folder(repository: Repository, preset: Preset, parts: Sequence[str], *, fetch: bool = True) -> Path:
+    """The folder of a repository, by the one rule that every stage follows.
 
-    ``weights.audioldm2`` as a folder or a hub id, of which ``parts`` are fetched; else ``audioldm2`` beside the
-    other weights. Raises :class:`WeightsError` for a hub id that cannot be had; a folder that is not there is the
-    caller's to name.
+    ``weights.folders.NAME`` as a folder or a hub id, of which ``parts`` are fetched; else the repository's folder
+    beside the other weights. Raises :class:`WeightsError` for a hub id that cannot be had; a folder that is not there
+    is the caller's to name.
     """
-    wanted = preset.weights.audioldm2
+    wanted, weights = preset.weights.folders.get(repository.name, ""), preset.weights
     if not wanted:
-        return preset.weights.path / "audioldm2"
-    return hub_folder(wanted, parts, "weights.audioldm2", fetch=fetch) if is_hub_id(wanted) else Path(wanted)
+        named = repository.name if weights.source == "shipped" else repository.folder
+        return weights.path / (named or repository.name)
+    what = f"weights.folders.{repository.name}"
+    return hub_folder(wanted, parts, what, fetch=fetch) if is_hub_id(wanted) else Path(wanted)

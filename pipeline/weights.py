@@ -16,11 +16,11 @@ from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from common.errors import InputError, WeightsError
 from common.hashing import sha256_file
 from pipeline.download import download
-from pipeline.hub import audioldm2_folder, choose_files, is_hub_id
+from pipeline.hub import choose_files, is_hub_id, repository_folder
 from presets import Preset
 from presets.audio_models import AUDIO_MODELS
 from presets.encoders import ENCODERS
-from presets.official import AUDIOLDM2_REPOSITORY, OFFICIAL_FILES, CheckpointFile
+from presets.official import OFFICIAL_FILES, CheckpointFile, Repository
 
 MIRROR = "MFM_WEIGHTS_MIRROR"  # an address under which single files lie by their name in weights/
 
@@ -83,13 +83,12 @@ def licences_to_fetch(rows: Sequence[WeightFile]) -> dict[str, list[str]]:
 
 
 def _place(file: CheckpointFile, preset: Preset) -> Path:
-    if not file.in_audioldm2:
+    if file.repository is None:
         return preset.weights.path / file.filename
-    part = file.filename.removeprefix("audioldm2/")
     try:
-        return audioldm2_folder(preset, [part], fetch=False) / part
+        return repository_folder(file.repository, preset, [file.part], fetch=False) / file.part
     except WeightsError:  # a hub id of which this is not in the cache yet
-        return Path(preset.weights.audioldm2) / part
+        return Path(preset.weights.folders[file.repository.name]) / file.part
 
 
 def fetch(
@@ -99,22 +98,23 @@ def fetch(
 ) -> None:
     """Fetch what of ``rows`` is missing; one that fails does not keep the others from coming.
 
-    Single files come over HTTP or from the hub, each under a temporary name until it is whole; folders of
-    AudioLDM-2 from the hub (``HF_ENDPOINT`` names a mirror of it). The environment variable
+    Single files come over HTTP or from the hub, each under a temporary name until it is whole; folders of a
+    repository from the hub (``HF_ENDPOINT`` names a mirror of it). The environment variable
     ``MFM_WEIGHTS_MIRROR`` is an address that serves single files by name instead. Raises one
     :class:`WeightsError` with everything that did not come, and with what is to be fetched by hand.
     """
     missing = [row for row in rows if not row.found]
     problems: list[str] = []
-    folders = [row for row in missing if row.file.in_audioldm2]
-    if folders:
+    for repository in dict.fromkeys(row.file.repository for row in missing):
+        if repository is None:
+            continue
         with _collected(problems):
-            on_bytes("audioldm2/", 0, None)
-            _fetch_audioldm2([row.file.filename.removeprefix("audioldm2/") for row in folders], preset)
+            on_bytes(f"{repository.folder or repository.name}/", 0, None)
+            _fetch_parts(repository, [row.file.part for row in missing if row.file.repository == repository], preset)
     mirror = os.environ.get(MIRROR, "").rstrip("/")
     for row in missing:
         file = row.file
-        if file.in_audioldm2:
+        if file.repository is not None:
             continue
         with _collected(problems):
             url = f"{mirror}/{file.filename}" if mirror else file.url
@@ -147,20 +147,24 @@ def _fetch_hub_file(address: str, target: Path) -> None:
     shutil.rmtree(part)
 
 
-def _fetch_audioldm2(parts: Sequence[str], preset: Preset) -> None:
-    """Folders of AudioLDM-2, each under its name only when all of its files are there."""
-    if is_hub_id(preset.weights.audioldm2):
-        audioldm2_folder(preset, parts)
+def _fetch_parts(repository: Repository, parts: Sequence[str], preset: Preset) -> None:
+    """Folders of a repository, each under its name only when all of its files are there; the files at its top too."""
+    if is_hub_id(preset.weights.folders.get(repository.name, "")):
+        repository_folder(repository, preset, parts)
         return
-    target = audioldm2_folder(preset, parts)
+    target = repository_folder(repository, preset, parts)
     part = target.parent / f".{target.name}.part"
-    with _hub_errors(f"https://huggingface.co/{AUDIOLDM2_REPOSITORY}"):
-        names = choose_files(list_repo_files(AUDIOLDM2_REPOSITORY), parts)
-        snapshot_download(AUDIOLDM2_REPOSITORY, local_dir=part, allow_patterns=names)
+    with _hub_errors(repository.address):
+        names = choose_files(list_repo_files(repository.hub_id), parts)
+        snapshot_download(repository.hub_id, local_dir=part, allow_patterns=names)
     if lacking := [name for name in names if not (part / name).is_file()] or not names:
-        raise WeightsError(f"https://huggingface.co/{AUDIOLDM2_REPOSITORY}: {lacking} did not come")
+        raise WeightsError(f"{repository.address}: {lacking} did not come")
     target.mkdir(parents=True, exist_ok=True)
     for name in parts:
+        if not name:
+            for file in (each for each in names if "/" not in each):
+                (part / file).replace(target / file)
+            continue
         if (target / name).is_dir():
             (target / name).rmdir()  # empty, else it would not be missing
         (part / name).replace(target / name)

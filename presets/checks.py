@@ -130,7 +130,7 @@ def _annotation(kind: Any, location: Iterable[Any]) -> tuple[Any, list[Any]]:
             kind, constraints = fields[part].annotation, list(fields[part].metadata)
         else:
             items = get_args(kind)
-            kind, constraints = _split(items[0] if get_origin(kind) is list and items else Any)
+            kind, constraints = _split(items[-1] if get_origin(kind) in (list, dict) and items else Any)
     return kind, constraints
 
 

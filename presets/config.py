@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +32,7 @@ from presets.checks import (
 )
 from presets.encoders import ENCODERS, EncodersConfig, reads
 from presets.mappers import FUSIONS, MAPPERS
+from presets.official import CheckpointFile
 from presets.sections import NameOf
 from presets.text import assigned_value, merge, read_yaml
 
@@ -75,12 +76,13 @@ class WeightsConfig:
 
     ``official``: the authors' files, found by name in ``folder``. ``shipped``: the small models of this
     repository, in ``folder`` beside the presets (or an absolute one). ``seeded``: random weights that follow
-    from ``seed`` alone; they prove the plumbing and nothing about sound.
+    from ``seed`` alone; they prove the plumbing and nothing about sound. ``folders``: where else than in ``folder`` a
+    :class:`presets.official.Repository` is, by its name: a folder, or a hub id.
     """
 
     source: Literal["official", "shipped", "seeded"] = "official"
     folder: str = "weights"
-    audioldm2: str = ""  # another diffusers folder, or a hub id; default: <folder>/audioldm2
+    folders: dict[str, str] = Field(default_factory=dict)
     seed: Seed = 0
 
     @property
@@ -230,6 +232,12 @@ class Preset:
         sounds = [name for name in ENCODERS if reads(name) == "waveform"]
         if self.target not in sounds:
             raise ValueError(f"target is {short(self.target)}, and must be one of {', '.join(sounds)}")
+        if self.weights.folders:
+            known = {file.repository.name for file in _official_files() if file.repository is not None}
+            if unknown := [name for name in self.weights.folders if name not in known]:
+                raise ValueError(
+                    f"weights.folders.{unknown[0]} is no repository that is read: there are {', '.join(sorted(known))}"
+                )
         self.encoders.update({name: self.encoders[name] for name in self.stages})
         self.audio_models.update({self.audio_model: self.audio})
         overlap, window = self.generation.overlap_seconds, self.media.seconds
@@ -281,11 +289,22 @@ def preset_from_dict(values: Mapping[str, Any], where: str = "preset") -> Preset
     return checked(Preset, _in_sections(values), where)
 
 
+def _official_files() -> Iterator[CheckpointFile]:
+    """Of every encoder and audio model."""
+    for registry in (ENCODERS, AUDIO_MODELS):
+        for settings in registry.values():
+            yield from settings.files
+
+
 def _in_sections(values: Mapping[str, Any]) -> dict[str, Any]:
-    """With the section ``audioldm2`` of older presets where the settings of audio models are now."""
+    """With ``audioldm2`` and ``weights.audioldm2`` of older presets where these settings are now."""
     values = dict(values)
     if "audioldm2" in values:
         values = merge({"audio_models": {"audioldm2": values.pop("audioldm2")}}, values)
+    weights = values.get("weights")
+    if isinstance(weights, Mapping) and "audioldm2" in weights:
+        place = {"folders": {"audioldm2": weights["audioldm2"]}}
+        values["weights"] = merge(place, {name: value for name, value in weights.items() if name != "audioldm2"})
     return values
 
 

@@ -7,16 +7,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-AUDIOLDM2_REPOSITORY = "cvssp/audioldm2"
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository of the Hugging Face hub whose folders are read as they are published.
+
+    It lies as ``folder`` (default: ``name``) in ``weights.folder``, as ``name`` beside weights that ship, and elsewhere
+    where ``weights.folders.NAME`` says so: a folder, or a hub id. ``licence`` is that of its files.
+    """
+
+    name: str
+    hub_id: str
+    licence: str
+    folder: str = ""
+
+    @property
+    def address(self) -> str:
+        return f"https://huggingface.co/{self.hub_id}"
+
+    @property
+    def source(self) -> str:
+        """Where to get it, and under which licence, in a message's words."""
+        return f"{self.address}, licence {self.licence}"
+
+    def part(self, part: str, size_gb: float, role: str = "") -> CheckpointFile:
+        """One of its folders, or the files at its top: ``""``. ``role``: default as the folder is called."""
+        within, below = (f" (folder {part})", f"/{part}") if part else ("", "")
+        return CheckpointFile(
+            role or part,
+            f"{self.folder or self.name}{below}",
+            f"{self.address}{within}",
+            self.licence,
+            size_gb,
+            f"hub:{self.hub_id}{below}",
+            repository=self,
+            part=part,
+        )
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """An official file, or a folder of a diffusers repository, named as in ``weights.folder``.
+    """An official file, or a folder of a :class:`Repository`, named as in ``weights.folder``.
 
     ``url`` is where a script fetches it: ``https://...``, or ``hub:owner/name/path`` of the Hugging Face hub;
     empty where no direct address is known, then ``source`` is the page to fetch it from by hand. ``digest`` is what
     its authors publish of it, ``algorithm:hexadecimal digits`` or the first of them; empty where they do not.
+    ``part``: which folder of the repository.
     """
 
     role: str
@@ -26,23 +62,12 @@ class CheckpointFile:
     size_gb: float
     url: str = ""
     digest: str = ""
-
-    @property
-    def in_audioldm2(self) -> bool:
-        """Whether this is a folder of AudioLDM-2's, which ``weights.audioldm2`` can put elsewhere."""
-        return self.filename.startswith("audioldm2/")
+    repository: Repository | None = None
+    part: str = ""
 
 
-def audioldm2_part(folder: str, size_gb: float) -> CheckpointFile:
-    """A folder of AudioLDM-2's diffusers repository."""
-    return CheckpointFile(
-        folder,
-        f"audioldm2/{folder}",
-        f"https://huggingface.co/{AUDIOLDM2_REPOSITORY} (folder {folder})",
-        "CC BY-NC-SA 4.0 (AudioLDM-2)",
-        size_gb,
-        f"hub:{AUDIOLDM2_REPOSITORY}/{folder}",
-    )
+# AudioLDM-2's: its UNet, VAE and vocoder, and of the label encoder and of some mappers.
+AUDIOLDM2 = Repository("audioldm2", "cvssp/audioldm2", "CC BY-NC-SA 4.0 (AudioLDM-2)")
 
 
 _PASST = "https://github.com/kkoutini/PaSST/releases"

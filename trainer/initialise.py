@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 from common.errors import WeightsError
-from pipeline.hub import audioldm2_folder, hub_folder, is_hub_id
+from pipeline.hub import hub_folder, is_hub_id, repository_folder
 from presets import Preset
-from trainer.mapper import CONFIG, Mapper, load_weights, read_spec
+from presets.mappers import MAPPERS
+from presets.official import AUDIOLDM2
+from trainer.mapper import CONFIG, Mapper, load_weights, not_taken, read_spec
 from trainer.provenance import differing_features
 from trainer.registry import shipped_mapper
 
@@ -18,7 +20,7 @@ def initial_weights(preset: Preset) -> str:
 
     ``audioldm2`` is the folder of its GPT-2 (seeded weights have none), ``shipped`` the mapper that ships with
     the preset's weights, ``owner/name`` the folder of a GPT-2 or a mapper on the hub; raises :class:`WeightsError`
-    for one that cannot be had.
+    for one that cannot be had, and, before anything is fetched, for one that this kind of mapper does not take.
     """
     source, weights = preset.mapper.initialise, preset.weights
     if source == "shipped":
@@ -29,7 +31,9 @@ def initial_weights(preset: Preset) -> str:
         return str(hub_folder(source, [""], "mapper.initialise")) if is_hub_id(source) else source
     if weights.source == "seeded":
         return "scratch"
-    return str(audioldm2_folder(preset, ["language_model"]) / "language_model")
+    if MAPPERS[preset.mapper.kind].initialise is Mapper.initialise:
+        raise not_taken(preset.mapper.kind, source)
+    return str(repository_folder(AUDIOLDM2, preset, ["language_model"]) / "language_model")
 
 
 def initialise(mapper: Mapper, source: str) -> None:

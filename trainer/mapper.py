@@ -114,10 +114,7 @@ class Mapper(nn.Module, ABC):
         ``source``: ``scratch`` (leave it as drawn), or a file or folder. This one takes none.
         """
         if source != "scratch":
-            raise WeightsError(
-                f"mapper.initialise: a mapper of kind '{self.spec.mapper.kind}' is not filled from {source}: it takes "
-                f"scratch, shipped, or the folder of a saved mapper"
-            )
+            raise not_taken(self.spec.mapper.kind, source)
 
     @abstractmethod
     def losses(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
@@ -159,6 +156,14 @@ class Mapper(nn.Module, ABC):
         except Exception as error:  # the HTTP library's own errors besides the hub's
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise WeightsError(f"the mapper could not be pushed to '{repo_id}': {reason}") from error
+
+
+def not_taken(kind: str, source: str) -> WeightsError:
+    """What a mapper says that is filled from no files but a saved mapper's."""
+    return WeightsError(
+        f"mapper.initialise: a mapper of kind '{kind}' is not filled from {source}: it takes scratch, shipped, or the "
+        f"folder of a saved mapper"
+    )
 
 
 def error_per_clip(predicted: Tensor, target: Tensor, kind: str = "mse") -> Tensor:

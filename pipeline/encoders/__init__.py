@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError, WeightsError
 from common.registry import load_part
-from pipeline.hub import audioldm2_folder
+from pipeline.hub import repository_folder
 from presets import Preset, load_preset
 from presets.encoders import ENCODERS
 
@@ -26,14 +26,14 @@ __all__ = ["ENCODERS", "check_weights", "load_encoder", "official_paths"]
 def official_paths(name: str, preset: Preset) -> dict[str, Path]:
     """Where the preset expects the official files of one encoder, by role.
 
-    Parts of AudioLDM-2 are in its folder, which is fetched where ``weights.audioldm2`` is a hub id; raises
+    Parts of a repository are in its folder, which is fetched where ``weights.folders`` names a hub id for it; raises
     :class:`common.errors.WeightsError` if that cannot be had.
     """
     files = ENCODERS[name].files
-    paths = {file.role: preset.weights.path / file.filename for file in files}
-    parts = {file.role: file.filename.removeprefix("audioldm2/") for file in files if file.in_audioldm2}
-    if parts:
-        folder = audioldm2_folder(preset, list(parts.values()))
+    paths = {file.role: preset.weights.path / file.filename for file in files if file.repository is None}
+    for repository in dict.fromkeys(file.repository for file in files if file.repository is not None):
+        parts = {file.role: file.part for file in files if file.repository == repository}
+        folder = repository_folder(repository, preset, list(parts.values()))
         paths |= {role: folder / part for role, part in parts.items()}
     return paths
 
@@ -88,8 +88,8 @@ def load_encoder(
     source = "official" if checkpoints is not None else preset.weights.source
     if not known.files:
         source = "seeded"  # there is nothing but what the constructor makes
-    elif source == "shipped" and all(file.in_audioldm2 for file in known.files):
-        source = "official"  # part of the diffusers folder, whoever trained it
+    elif source == "shipped" and all(file.repository is not None for file in known.files):
+        source = "official"  # a folder in its authors' layout, whoever trained it
     if source == "official":
         paths = check_files(name, known.files, official_paths(name, preset) if checkpoints is None else checkpoints)
     encoder = drawn(lambda: load_part(known.encoder)(settings), preset.weights.seed)

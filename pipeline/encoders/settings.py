@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from presets.checks import STRICT, Count, Heads, Layers, Number, Width, check_heads
 from presets.encoders import EncoderConfig
-from presets.official import CheckpointFile, audioldm2_part
+from presets.official import AUDIOLDM2, CheckpointFile
 
 _LAVIS = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models"
 
@@ -166,7 +166,7 @@ class FlanT5Config(EncoderConfig):
     encoder: ClassVar = "pipeline.encoders.flan_t5:FlanT5"
     reads: ClassVar = "label"
     gpus: ClassVar = 0
-    files: ClassVar = (audioldm2_part("text_encoder_2", 1.4), audioldm2_part("tokenizer_2", 0.01))
+    files: ClassVar = (AUDIOLDM2.part("text_encoder_2", 1.4), AUDIOLDM2.part("tokenizer_2", 0.01))
 
     width: Width = 1024
     mlp: Width = 2816

@@ -210,7 +210,7 @@ def mirror(server, tmp_path_factory, monkeypatch):
     """Every single file of the paper's preset on the server, and AudioLDM-2's folders on a hub that is a folder."""
     for model, files in EVERY.items():
         for file in files:
-            if not file.in_audioldm2:
+            if file.repository is None:
                 server.bodies[f"/{file.filename}"] = f"{model} {file.role}".encode() * 100
     checkpoint = tmp_path_factory.mktemp("server") / "cavp.ckpt"
     torch.save(layouts.open_clip({"x": torch.arange(1000.0)}), checkpoint)
@@ -261,7 +261,7 @@ def test_weights_of_the_paper_come_from_a_server_that_breaks_off(mirror, tmp_pat
     code, output = run(folder, "--download", "--accept-licences")
     assert code == 0, output
     names = {path.name for path in folder.iterdir()}
-    assert names == {file.filename for files in EVERY.values() for file in files if not file.in_audioldm2} | {
+    assert names == {file.filename for files in EVERY.values() for file in files if file.repository is None} | {
         "audioldm2"
     }
     for name in names - {"audioldm2"}:

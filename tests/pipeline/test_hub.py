@@ -7,14 +7,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from common.errors import WeightsError
+from common.errors import PresetError, WeightsError
 from generate.sampling import load_sampler
 from pipeline import hub
 from pipeline.__main__ import app
 from pipeline.encoders import check_weights, load_encoder, official_paths
-from pipeline.hub import choose_files, hub_folder, is_hub_id
+from pipeline.hub import choose_files, hub_folder, is_hub_id, repository_folder
 from pipeline.weights import weight_files
 from presets import load_preset
+from presets.official import AUDIOLDM2
 from tests.tiny import TINY
 from trainer.initialise import initial_weights
 from trainer.mapper import MapperSpec
@@ -104,6 +105,8 @@ def test_of_two_copies_of_weights_one_is_fetched():
         "tokenizer/spiece.model",
     ]
     assert choose_files(names, [""]) == ["README.md"]
+    half = ["unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/model.fp16.bin", "x.fp16.bin"]
+    assert choose_files(half, ["unet", ""]) == [*half[:2], half[3]], "where there are no others"
 
 
 def test_a_hub_id_of_audioldm2_serves_every_stage(fake):
@@ -121,6 +124,23 @@ def test_a_hub_id_of_audioldm2_serves_every_stage(fake):
     assert official_paths("flan_t5", official)["tokenizer_2"].is_dir(), "what the cache holds serves without a hub"
     found = {row.file.role: row.found for row in weight_files(official, ["flan_t5", "audioldm2"])}
     assert {role for role, there in found.items() if there} == {"text_encoder_2", "tokenizer_2", "language_model"}
+
+
+def test_where_a_repository_is_is_a_setting_by_its_name(tmp_path):
+    older = load_preset("paper", ["weights.audioldm2=someone/audioldm2"])
+    assert older == load_preset("paper", ["weights.folders.audioldm2=someone/audioldm2"])
+    path = tmp_path / "older.yaml"
+    path.write_text("weights: {audioldm2: 'there: 1'}")
+    assert load_preset(str(path)).weights.folders == {"audioldm2": "there: 1"}
+    assert load_preset(str(path), ["weights.folders.audioldm2=h: 2"]).weights.folders == {"audioldm2": "h: 2"}
+    for settings in (load_preset("paper"), load_preset("micro")):
+        assert repository_folder(AUDIOLDM2, settings, ["unet"]) == settings.weights.path / "audioldm2"
+    assert repository_folder(AUDIOLDM2, load_preset(str(path)), ["unet"]) == Path("there: 1")
+    with pytest.raises(PresetError, match=r"weights\.folders\.audioldm3 is no repository .* there are .*audioldm2"):
+        load_preset("paper", ["weights.folders.audioldm3=x"])
+    with pytest.raises(PresetError, match=r"weights\.folders\.audioldm2 is 3, and must be text"):
+        path.write_text("weights: {folders: {audioldm2: 3}}")
+        load_preset(str(path))
 
 
 def test_offline_and_not_in_the_cache_is_one_clear_error(fake):
