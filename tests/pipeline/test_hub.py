@@ -138,8 +138,8 @@ def test_where_a_repository_is_is_a_setting_by_its_name(tmp_path):
     assert repository_folder(AUDIOLDM2, load_preset(str(path)), ["unet"]) == Path("there: 1")
     with pytest.raises(PresetError, match=r"weights\.folders\.audioldm3 is no repository .* there are .*audioldm2"):
         load_preset("paper", ["weights.folders.audioldm3=x"])
+    path.write_text("weights: {folders: {audioldm2: 3}}")
     with pytest.raises(PresetError, match=r"weights\.folders\.audioldm2 is 3, and must be text"):
-        path.write_text("weights: {folders: {audioldm2: 3}}")
         load_preset(str(path))
 
 
