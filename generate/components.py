@@ -106,7 +106,7 @@ def _variant(folder: Path) -> dict[str, str]:
 
 
 def fingerprint_of(parts: Mapping[str, Any], folder: Path | None, *also: str) -> str:
-    """Of UNet, VAE, vocoder and scheduler, which lie in ``folder`` or are seeded, and of what ``also`` decides sound."""
+    """Of UNet, VAE, vocoder and scheduler, which lie in ``folder`` or are seeded, and of what ``also`` decides."""
     digest = hashlib.sha256()
     for name in ("unet", "vae", "vocoder"):
         if folder is None:
