@@ -51,6 +51,7 @@ def train(
     stage: Annotated[str, typer.Option(help="all, or names joined by commas")] = "all",
     scale: Annotated[float, typer.Option(help="times the number of steps, for a trial")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16 (of products, where it is fast)")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch")] = 0,
 ) -> None:
     """Train every frozen model of the micro preset; hours on 2 cores."""
@@ -58,6 +59,7 @@ def train(
 
     from common.errors import InputError
     from common.runtime import choose_device, quiet_libraries
+    from micro.fit import Machine, best_precision
     from micro.models import STAGES, MicroModels, Steps
     from presets import load_preset
 
@@ -67,8 +69,12 @@ def train(
     names = list(STAGES) if stage == "all" else stage.split(",")
     if unknown := [name for name in names if name not in STAGES]:
         raise InputError(f"unknown stage '{unknown[0]}': there are {', '.join(STAGES)}")
+    if precision not in (known := ("auto", "float32", "bfloat16")):
+        raise InputError(f"unknown precision '{precision}': there are {', '.join(known)}")
+    device = choose_device(device)
+    machine = Machine(device, best_precision(device) if precision == "auto" else precision)
     preset = load_preset("micro", ["weights.source=seeded"])
-    models = MicroModels(preset, folder, Steps().scaled(scale), choose_device(device))
+    models = MicroModels(preset, folder, Steps().scaled(scale), machine)
     for name in names:
         getattr(models, name)
     if export is not None:

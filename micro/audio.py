@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from generate.mel import LogMel
-from micro.data import LABELS, classes, rows_of, waveforms
-from micro.fit import Fit, Goal
+from micro.data import LABELS, classes, on_device, rows_of, waveforms
+from micro.fit import Fit, Goal, Machine
 from pipeline.encoders.audiomae import AudioMAE
 from presets import Preset
 
@@ -79,10 +79,11 @@ class AudioMAETraining(nn.Module):
         }
 
 
-def train_audiomae(preset: Preset, folder: Path, steps: int, device: str, batch: int = 16) -> AudioMAE:
+def train_audiomae(preset: Preset, folder: Path, steps: int, machine: Machine, batch: int = 16) -> AudioMAE:
     torch.manual_seed(preset.weights.seed)
     training = AudioMAETraining(AudioMAE(preset.encoders.audiomae))
-    label = classes(_CLIPS)
+    device = machine.device
+    sound, label = on_device(waveforms(_CLIPS), device), classes(_CLIPS).to(device)
     rows = rows_of(steps, _CLIPS, batch, 1)
 
     def bank(audio: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ def train_audiomae(preset: Preset, folder: Path, steps: int, device: str, batch:
 
     def step(number: int) -> dict[str, Tensor]:
         chosen = rows[number]
-        return training(bank(waveforms(_CLIPS)[chosen]), label[chosen].to(device))
+        return training(bank(sound[chosen]), label[chosen])
 
     def held_out() -> dict[str, Tensor]:
         true = bank(waveforms(_VALIDATION, HELD_OUT, "test"))
@@ -99,23 +100,24 @@ def train_audiomae(preset: Preset, folder: Path, steps: int, device: str, batch:
         right = training.classify(tokens.mean(1)).argmax(1) == classes(_VALIDATION, HELD_OUT).to(device)
         return {**figures, "right": right.float().mean()}
 
-    fit = Fit("audiomae", folder, steps, 1.5e-3, average=0.99, device=device, goal=Goal("detail", 0.01))
+    fit = Fit("audiomae", folder, steps, 1.5e-3, average=0.99, machine=machine, goal=Goal("detail", 0.01))
     fit.run(training, step, held_out)
     return training.encoder.cpu()
 
 
-def train_vae(preset: Preset, folder: Path, steps: int, device: str, batch: int = 16) -> Any:
+def train_vae(preset: Preset, folder: Path, steps: int, machine: Machine, batch: int = 16) -> Any:
     """KL-regularised autoencoder of log-mels on crops of 2.56 s; ends by setting the latents' scale."""
     torch.manual_seed(preset.weights.seed + 2)
     vae: Any = AutoencoderKL(**preset.audio_models.audioldm2.vae)
     with torch.no_grad():  # log-mels lie around -7: do not spend the first steps on an offset
         vae.decoder.conv_out.bias.fill_(-7.0)
-    mel = LogMel().to(device)
+    device, mel = machine.device, LogMel()
+    sound = on_device(waveforms(_CLIPS), device)
     rows = rows_of(steps, _CLIPS, batch, 2)
 
     def step(number: int) -> dict[str, Tensor]:
         first = int(torch.randint(0, 768, ())) * 160
-        audio = waveforms(_CLIPS)[rows[number], first : first + 256 * 160]
+        audio = sound[rows[number], first : first + 256 * 160]
         target = mel(audio.to(device).float(), 256)[:, None]
         posterior = vae.encode(target).latent_dist
         restored = vae.decode(posterior.sample()).sample
@@ -127,7 +129,7 @@ def train_vae(preset: Preset, folder: Path, steps: int, device: str, batch: int 
         target = mel(waveforms(_VALIDATION, HELD_OUT, "test")[:, : 256 * 160].to(device).float(), 256)[:, None]
         return {"l1": (vae.decode(vae.encode(target).latent_dist.mode()).sample - target).abs().mean()}
 
-    fit = Fit("vae", folder, steps, 2e-3, average=0.99, device=device, goal=Goal("l1", 0.2))
+    fit = Fit("vae", folder, steps, 2e-3, average=0.99, machine=machine, goal=Goal("l1", 0.2))
     fit.run(vae, step, held_out)
     with torch.no_grad():
         latents = vae.encode(mel(waveforms(96).to(device).float())[:, None]).latent_dist.mean

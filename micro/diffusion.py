@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from generate.audioldm2 import Conditioning
 from generate.mel import LogMel
 from micro.data import classes, rows_of
-from micro.fit import Fit, Goal
+from micro.fit import Fit, Goal, Machine
 from pipeline.encoders.audiomae import AudioMAE
 from presets import Preset
 
@@ -122,19 +122,23 @@ class DeepSupervision(nn.Module):
         return position, restored
 
 
+def _on(device: str, condition: Conditioning) -> Conditioning:
+    return Conditioning(condition.tokens.to(device), condition.text.to(device), condition.mask.to(device))
+
+
 @torch.no_grad()
 def encode_tokens(encoder: AudioMAE, audio: Tensor, batch: int = 48) -> Tensor:
     """Normalised waveforms (N, 163840) -> pooled AudioMAE tokens (N, 8, D)."""
-    return torch.cat([encoder.encode_normalised(part.float()).clone() for part in audio.split(batch)])
+    device = encoder.device
+    return torch.cat([encoder.encode_normalised(part.to(device).float()).cpu().clone() for part in audio.split(batch)])
 
 
 @torch.no_grad()
 def encode_latents(vae: Any, audio: Tensor, batch: int = 24) -> Tensor:
     """Waveforms -> scaled latents (N, C, 128, 8)."""
     mel = LogMel()
-    return torch.cat([vae.encode(mel(part.float())[:, None]).latent_dist.mean for part in audio.split(batch)]) * float(
-        vae.config.scaling_factor
-    )
+    mels = (mel(part.to(vae.device).float())[:, None] for part in audio.split(batch))
+    return torch.cat([vae.encode(part).latent_dist.mean.cpu() for part in mels]) * float(vae.config.scaling_factor)
 
 
 def train_unet(
@@ -145,7 +149,7 @@ def train_unet(
     texts: tuple[Tensor, Tensor],
     negative: Conditioning,
     steps: int,
-    device: str,
+    machine: Machine,
     batch: int = 16,
 ) -> Any:
     """``texts``: embeddings (classes, L, D_t) and mask (classes, L). A dropped condition is the negative one.
@@ -157,42 +161,45 @@ def train_unet(
     unet: Any = AudioLDM2UNet2DConditionModel(**preset.audio_models.audioldm2.unet)
     scheduler: Any = DDIMScheduler(**preset.audio_models.audioldm2.scheduler)
     count = len(latents) - _VALIDATION  # the last ones are not trained on
-    rows, label = rows_of(steps, count, batch, 3), classes(len(latents))
+    device = machine.device
+    latents, tokens = latents.to(device), tokens.to(device)
+    rows, label = rows_of(steps, count, batch, 3), classes(len(latents)).to(device)
     spread = float(tokens[:count].std(0).mean())
     length = max(texts[0].shape[1], negative.text.shape[1])
-    every = Conditioning(tokens[: len(texts[0])], *texts).padded(length)
-    negative = negative.padded(length)
+    every = _on(device, Conditioning(tokens[: len(texts[0])].cpu(), *texts).padded(length))
+    negative = _on(device, negative.padded(length))
 
     aids = DeepSupervision(unet)
 
     def error(chosen: Tensor, drop: float, most: float) -> Tensor:
         clean, kind = latents[chosen], label[chosen]
-        dropped = torch.rand(len(chosen), 1, 1) < drop
-        blur = torch.rand(len(chosen), 1, 1) * most * spread
-        condition = torch.where(dropped, negative.tokens, tokens[chosen] + blur * torch.randn(tokens[chosen].shape))
+        dropped = torch.rand(len(chosen), 1, 1, device=device) < drop
+        blur = torch.rand(len(chosen), 1, 1, device=device) * most * spread
+        known = tokens[chosen]
+        condition = torch.where(dropped, negative.tokens, known + blur * torch.randn_like(known))
         text = torch.where(dropped, negative.text, every.text[kind])
         mask = torch.where(dropped[:, 0], negative.mask, every.mask[kind])
         # More often in strong noise, where only the conditions tell what to make: there the timing is decided.
         last = scheduler.config.num_train_timesteps - 1
-        times = (torch.rand(len(chosen)).sqrt() * (last + 1)).long().clamp(max=last)
+        times = (torch.rand(len(chosen), device=device).sqrt() * (last + 1)).long().clamp(max=last)
         noise = torch.randn_like(clean)
         noisy = scheduler.add_noise(clean, noise, times)
         target = noise
         if scheduler.config.prediction_type == "v_prediction":
             target = scheduler.get_velocity(clean, noise, times)
         predicted = unet(
-            noisy.to(device),
-            times.to(device),
-            encoder_hidden_states=condition.to(device),
-            encoder_hidden_states_1=text.to(device),
-            encoder_attention_mask_1=mask.to(device),
+            noisy,
+            times,
+            encoder_hidden_states=condition,
+            encoder_hidden_states_1=text,
+            encoder_attention_mask_1=mask,
             return_dict=False,
         )[0]
-        return (predicted - target.to(device)).square().mean()
+        return (predicted - target).square().mean()
 
     def step(number: int) -> dict[str, Tensor]:
         denoised = error(rows[number], _DROP, 0.25)
-        position, restored = aids.losses(latents[rows[number]].to(device))
+        position, restored = aids.losses(latents[rows[number]])
         misses = aids.misses()
         loss = denoised + 0.3 * position + 0.5 * restored + 0.2 * misses
         return {"loss": loss, "denoised": denoised, "position": position, "restored": restored, "misses": misses}
@@ -200,6 +207,6 @@ def train_unet(
     def held_out() -> dict[str, Tensor]:
         return {"loss": error(torch.arange(count, len(latents)), 0.0, 0.0)}
 
-    fit = Fit("unet", folder, steps, 1.5e-3, warmup=200, average=0.998, device=device, goal=Goal("loss", 0.1))
+    fit = Fit("unet", folder, steps, 1.5e-3, warmup=200, average=0.998, machine=machine, goal=Goal("loss", 0.1))
     fit.run(aids, step, held_out)
     return unet.cpu()

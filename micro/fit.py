@@ -1,4 +1,4 @@
-"""One training loop for all small models: AdamW, warm-up and cosine, checkpoints, a log of JSON lines."""
+"""One training loop for all small models: AdamW, warm-up and cosine, bfloat16, checkpoints, a log of JSON lines."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ from torch.optim.swa_utils import AveragedModel
 Step = Callable[[int], dict[str, Tensor]]
 
 
+def best_precision(device: str) -> str:
+    """``bfloat16`` where the device multiplies in it (GPUs since Ampere; CPUs with AMX or AVX512-BF16)."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if kind == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX"):
+        flags = Path("/proc/cpuinfo")
+        fast = flags.is_file() and any(name in flags.read_text() for name in ("amx_bf16", "avx512_bf16"))
+        return "bfloat16" if fast else "float32"
+    return "float32"
+
+
 @dataclass(frozen=True)
 class Goal:
     """Where a stage may stop before its last step: its metric on held-out scenes is this good."""
@@ -31,6 +43,14 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What stages are trained on: device, and precision of products (:func:`best_precision` of it)."""
+
+    device: str = "cpu"
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
 class Fit:
     """Where a stage keeps its checkpoint and log, and how long it trains."""
 
@@ -40,7 +60,7 @@ class Fit:
     learning_rate: float = 1e-3
     warmup: int = 100
     average: float = 0.0  # decay of the averaged weights that the stage ends with; 0: none
-    device: str = "cpu"
+    machine: Machine = Machine()
     goal: Goal | None = None
     until: ClassVar[int | None] = None  # every stage stops here, on its way: to compare logs
 
@@ -58,19 +78,19 @@ class Fit:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint, log = self.folder / f"{self.name}.pt", self.folder / f"{self.name}.jsonl"
-        module.to(self.device)
-        optimizer = torch.optim.AdamW(module.parameters(), self.learning_rate, weight_decay=0.01)
+        module.to(self.machine.device)
+        optimizer = torch.optim.AdamW(module.parameters(), self.learning_rate, weight_decay=0.01, fused=True)
         averaged = AveragedModel(module, avg_fn=self._average)
         averaged.update_parameters(module)  # begins with the drawn weights
         first, spent, done = 0, 0.0, False
         if checkpoint.is_file():
-            state = torch.load(checkpoint, weights_only=True, map_location=self.device)
+            state = torch.load(checkpoint, weights_only=True, map_location=self.machine.device)
             module.load_state_dict(state["module"])
             optimizer.load_state_dict(state["optimizer"])
             averaged.load_state_dict(state["averaged"])
             first, spent, done = state["step"], state["seconds"], state["done"]
         module.train()
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         started = time.monotonic()
         for number in range(first, min(self.steps, self.until or self.steps)):
             if done:
@@ -79,7 +99,8 @@ class Fit:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * rate
             torch.manual_seed(number)  # what a step draws follows from its number, resumed or not
-            values = step(number)
+            with self.autocast():
+                values = step(number)
             optimizer.zero_grad(set_to_none=True)
             values["loss"].backward()
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -87,11 +108,11 @@ class Fit:
             if self.average:
                 averaged.update_parameters(module)
             for key, value in values.items():
-                sums[key] = sums.get(key, 0.0) + float(value.detach())
+                sums[key] = sums.get(key, 0.0) + value.detach().float()
             last = number + 1 == self.steps
             if (number + 1) % every == 0 or last:
                 count = (number % every) + 1
-                line = {"step": number + 1, **{k: round(v / count, 5) for k, v in sums.items()}}
+                line = {"step": number + 1, **{k: round(float(v) / count, 5) for k, v in sums.items()}}
                 sums = {}
                 if held_out is not None and ((number + 1) % (5 * every) == 0 or last):
                     figures = self._measure(module, averaged, held_out)
@@ -111,6 +132,11 @@ class Fit:
             module.load_state_dict(averaged.module.state_dict())
         module.eval()
 
+    def autocast(self) -> torch.autocast:
+        """What the forward pass of a step runs under."""
+        kind = torch.device(self.machine.device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.machine.precision == "bfloat16")
+
     def _average(self, averaged: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
         """Exponential moving average, whose decay grows with the steps that are done."""
         done = float(updates)
@@ -124,7 +150,8 @@ class Fit:
         if self.average:
             module.load_state_dict(averaged.module.state_dict())
         module.eval()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        devices = [torch.device(self.machine.device)] if torch.device(self.machine.device).type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), self.autocast():
             torch.manual_seed(0)
             figures = {name: float(value) for name, value in held_out().items()}
         module.load_state_dict(current)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from generate.audioldm2 import Conditioning
 from micro.audio import train_audiomae, train_vae
 from micro.classifier import train_classifier
-from micro.data import LABELS, waveforms
+from micro.data import LABELS, keep_in, waveforms
 from micro.diffusion import encode_latents, encode_tokens, train_unet
+from micro.fit import Machine
 from micro.text import TextToAudio, save_text, train_text
 from micro.vision import train_cavp, train_frames, train_timechat
 from micro.vocoder import GriffinLim
@@ -32,13 +33,13 @@ class Steps:
     """Training steps of each stage; ``scale`` them all for a trial."""
 
     audiomae: int = 1500
-    vae: int = 900
+    vae: int = 1800
     text: int = 800
-    unet: int = 2400
-    cavp: int = 600
-    frames: int = 800
-    timechat: int = 600
-    classifier: int = 400
+    unet: int = 3600
+    cavp: int = 1500
+    frames: int = 1500
+    timechat: int = 1000
+    classifier: int = 600
 
     def scaled(self, scale: float) -> Steps:
         return Steps(**{name: max(1, round(value * scale)) for name, value in vars(self).items()})
@@ -47,16 +48,17 @@ class Steps:
 class MicroModels:
     """The stages of training; each attribute trains (or loads) itself and what it rests on."""
 
-    def __init__(self, preset: Preset, folder: Path, steps: Steps, device: str = "cpu"):
-        self.preset, self.folder, self.steps, self.device = preset, folder, steps, device
+    def __init__(self, preset: Preset, folder: Path, steps: Steps, machine: Machine = Machine()):
+        self.preset, self.folder, self.steps, self.machine = preset, folder, steps, machine
+        keep_in(folder / "scenes")
 
     @cached_property
     def audiomae(self) -> Any:
-        return train_audiomae(self.preset, self.folder, self.steps.audiomae, self.device)
+        return train_audiomae(self.preset, self.folder, self.steps.audiomae, self.machine)
 
     @cached_property
     def vae(self) -> Any:
-        return train_vae(self.preset, self.folder, self.steps.vae, self.device)
+        return train_vae(self.preset, self.folder, self.steps.vae, self.machine)
 
     @cached_property
     def prepared(self) -> dict[str, Tensor]:
@@ -64,13 +66,16 @@ class MicroModels:
         path = self.folder / "prepared.safetensors"
         if not path.is_file():
             audio = waveforms(CLIPS)
-            tokens, latents = encode_tokens(self.audiomae, audio), encode_latents(self.vae, audio)
+            device = self.machine.device
+            tokens = encode_tokens(self.audiomae.to(device), audio)
+            latents = encode_latents(self.vae.to(device), audio)
+            self.audiomae.cpu(), self.vae.cpu()
             save_file({"tokens": tokens.contiguous(), "latents": latents.contiguous()}, path)
         return load_file(path)
 
     @cached_property
     def text(self) -> TextToAudio:
-        return train_text(self.preset, self.folder, self.prepared["tokens"], self.steps.text, self.device)
+        return train_text(self.preset, self.folder, self.prepared["tokens"], self.steps.text, self.machine)
 
     @cached_property
     def unet(self) -> Any:
@@ -87,25 +92,25 @@ class MicroModels:
             (text.clone(), mask),
             negative,
             self.steps.unet,
-            self.device,
+            self.machine,
         )
 
     @cached_property
     def cavp(self) -> Any:
-        return train_cavp(self.preset, self.folder, self.steps.cavp, self.device)
+        return train_cavp(self.preset, self.folder, self.steps.cavp, self.machine)
 
     @cached_property
     def frames(self) -> Any:
         """TimeChat with a ViT that knows single frames."""
-        return train_frames(self.preset, self.folder, self.steps.frames, self.device)
+        return train_frames(self.preset, self.folder, self.steps.frames, self.machine)
 
     @cached_property
     def timechat(self) -> Any:
-        return train_timechat(self.preset, self.folder, self.frames, self.steps.timechat, self.device)
+        return train_timechat(self.preset, self.folder, self.frames, self.steps.timechat, self.machine)
 
     @cached_property
     def classifier(self) -> Any:
-        return train_classifier(self.preset, self.folder, self.steps.classifier, self.device)
+        return train_classifier(self.preset, self.folder, self.steps.classifier, self.machine)
 
     def export(self, target: Path, mapper: Path | None = None) -> None:
         """Write what the preset ``micro`` loads: float16 safetensors, configs, logs and a model card.

@@ -15,7 +15,7 @@ from transformers import ClapTextConfig, ClapTextModelWithProjection, GPT2Config
 from generate.negative import NegativeEncoder
 from generate.settings import AudioLDM2Config
 from micro.data import LABELS, classes, rows_of
-from micro.fit import Fit
+from micro.fit import Fit, Machine
 from pipeline.encoders.flan_t5 import FlanT5, byte_tokenizer
 from presets import Preset
 
@@ -34,7 +34,7 @@ class TextToAudio(nn.Module):
             ClapTextModelWithProjection(clap),
             tokenizer,
             AudioLDM2ProjectionModel(clap.projection_dim, text, width),
-            GPT2Model(GPT2Config(**config.language_model)),
+            GPT2Model(GPT2Config(**config.language_model, initializer_range=config.language_model["n_embd"] ** -0.5)),
         )
         self.audio_to_clap = nn.Linear(width, clap.projection_dim)
         self.audio_to_text = nn.Linear(width, text)
@@ -86,11 +86,11 @@ def _vary(label: str, source: random.Random) -> str:
     return label
 
 
-def train_text(preset: Preset, folder: Path, tokens: Tensor, steps: int, device: str) -> TextToAudio:
+def train_text(preset: Preset, folder: Path, tokens: Tensor, steps: int, machine: Machine) -> TextToAudio:
     """``tokens`` (N, 8, D) of the training sounds. The negative prompt stands for any sound."""
     torch.manual_seed(preset.weights.seed + 5)
     model = TextToAudio(preset)
-    rows, label, tokens = rows_of(steps, len(tokens), 48, 5), classes(len(tokens)), tokens.to(device)
+    rows, label, tokens = rows_of(steps, len(tokens), 48, 5), classes(len(tokens)), tokens.to(machine.device)
 
     def step(number: int) -> dict[str, Tensor]:
         chosen, source = rows[number], random.Random(number)
@@ -101,7 +101,7 @@ def train_text(preset: Preset, folder: Path, tokens: Tensor, steps: int, device:
             named[row] = False
         return model(prompts, tokens[chosen], named)
 
-    Fit("text", folder, steps, 1e-3, average=0.99, device=device).run(model, step)
+    Fit("text", folder, steps, 1e-3, average=0.99, machine=machine).run(model, step)
     return model.cpu()
 
 

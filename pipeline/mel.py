@@ -74,6 +74,13 @@ class MelSpectrogram(nn.Module):
         self._constants = {torch.device("cpu"): (window, settings.filters().to(dtype))}
 
     def forward(self, waveform: Tensor) -> Tensor:
+        kind = waveform.device.type
+        if not torch.is_autocast_enabled(kind):
+            return self._forward(waveform)
+        with torch.autocast(kind, enabled=False):  # the logarithm of a bfloat16 has steps of 0.4 %
+            return self._forward(waveform)
+
+    def _forward(self, waveform: Tensor) -> Tensor:
         settings = self.settings
         window, filters = self._constants_on(waveform.device)
         waveform = waveform.to(window.dtype)

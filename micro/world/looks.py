@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ImageDraw
 
-from micro.world.scene import HEIGHT, WIDTH, Colour, Scene
+from micro.world.scene import HEIGHT, PECK_SECONDS, PECKS, WIDTH, Colour, Scene
 
 _RING_SECONDS = 0.5  # how long dust, ripples and sparks stay: at 4 frames per second two frames show them
 
@@ -141,8 +141,9 @@ def draw_clock(look: Look) -> None:
 def draw_woodpecker(look: Look) -> None:
     look.box(140, -20, 170, HEIGHT + 20, (100, 70, 40))
     radius = 10 + 14 * look.scene.size
-    hammering = look.since < 0.4
-    head = 138 - radius - 16 + (12 if hammering and int(look.time / 0.0275) % 2 == 0 else 4 if hammering else -6)
+    hammering = look.since < PECKS * PECK_SECONDS
+    beat = look.since % PECK_SECONDS < PECK_SECONDS / 2
+    head = 138 - radius - 16 + ((12 if beat else 4) if hammering else -6)
     look.disc(118 - radius, 92, radius * 1.2, look.scene.colour)
     look.disc(head, 68, radius * 0.7, (190, 30, 30))
     look.polygon([(head + radius * 0.6, 64), (head + radius * 0.6 + 16, 68), (head + radius * 0.6, 72)], (220, 200, 90))
@@ -154,9 +155,9 @@ def draw_rain(look: Look) -> None:
     random = np.random.default_rng(scene.seed)
     look.disc(60, 12, 26, (150, 155, 165))
     look.disc(120, 10, 34, (140, 145, 155))
-    for _ in range(int(8 + 130 * level)):
+    for _ in range(int(6 + 160 * level)):
         x, y = random.random() * WIDTH, (random.random() * HEIGHT + 210 * look.time) % HEIGHT
-        look.line(x, y, x - 2, y + 4 + 8 * scene.size, (175, 195, 225), 1 + round(scene.size))
+        look.line(x, y, x - 2, y + 6 + 8 * scene.size, (185, 205, 235), 2)
 
 
 def draw_engine(look: Look) -> None:
@@ -170,14 +171,18 @@ def draw_engine(look: Look) -> None:
         angle = turn + spoke * np.pi / 2
         look.line(116, 92, 116 + radius * np.cos(angle), 92 + radius * np.sin(angle), (30, 30, 30), 4)
     for puff in range(3):
-        look.disc(57 + 6 * puff, 50 - 12 * puff, 3 + 12 * level, (185, 185, 185))
+        look.disc(57 + 6 * puff, 50 - 12 * puff, 3 + 20 * level, (205, 205, 205))
 
 
 def draw_siren(look: Look) -> None:
+    """A lamp that turns: its colour says where it is, its rays how loud it wails."""
     scene = look.scene
     look.box(46, 90, 146, 126, (220, 220, 230))
     glow = 0.5 + 0.5 * np.sin(2 * np.pi * scene.rate * look.time)
     bright = float(scene.level(look.time))
+    for ray in range(1, 8):  # as far as it is loud
+        angle, far = -np.pi * ray / 8, 24 + 12 * scene.size + 50 * bright
+        look.line(96, 78, 96 + far * np.cos(angle), 78 + far * np.sin(angle), (250, 230, 140), 3)
     look.disc(96, 78, 12 + 18 * scene.size, (int(40 + 215 * glow * bright), 20, int(40 + 215 * (1 - glow) * bright)))
 
 

@@ -33,7 +33,7 @@ class Kind:
     draw: Callable[[looks.Look], None]
 
 
-# Alike to the eye and not to the ear: hammer and drum, bird and owl. The reverse: clock and woodpecker.
+# Alike to the eye and not to the ear: hammer and drum, bird and owl.
 KINDS: dict[str, Kind] = {
     "ball bouncing": Kind("impact", "sparse", sounds.ball, looks.draw_ball),
     "hammer striking": Kind("impact", "sparse", sounds.hammer, looks.draw_hammer),

@@ -9,6 +9,8 @@ import numpy as np
 SECONDS, FRAMES_PER_SECOND, SAMPLE_RATE = 10, 12, 16_000
 WIDTH, HEIGHT = 192, 144
 SAMPLES = SECONDS * SAMPLE_RATE
+# A woodpecker's roll: slow enough for a latent row of 80 ms, or it is heard as one tick of a clock.
+PECKS, PECK_SECONDS = 6, 0.08
 
 Colour = tuple[int, int, int]
 

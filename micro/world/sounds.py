@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from micro.world.scene import SAMPLE_RATE, SAMPLES, SECONDS, Scene
+from micro.world.scene import PECK_SECONDS, PECKS, SAMPLE_RATE, SAMPLES, SECONDS, Scene
 
 
 def _time(seconds: float) -> np.ndarray:
@@ -81,10 +81,10 @@ def clock(scene: Scene) -> np.ndarray:
 def woodpecker(scene: Scene) -> np.ndarray:
     random, time = np.random.default_rng(scene.seed), _time(0.5)
     sound = np.zeros(len(time))
-    for knock in range(7):
-        late = np.maximum(time - 0.055 * knock, 0)
-        part = _struck(late, 1100 * _octaves(scene), [1.0, 1.45], 0.02, 0.6, random)
-        sound += np.where(time >= 0.055 * knock, part, 0.0)
+    for knock in range(PECKS):
+        late = np.maximum(time - PECK_SECONDS * knock, 0)
+        part = _struck(late, 620 * _octaves(scene), [1.0, 1.45, 2.3], 0.035, 0.5, random)
+        sound += np.where(time >= PECK_SECONDS * knock, part, 0.0)
     return _each(scene, lambda _: sound)
 
 
