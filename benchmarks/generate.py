@@ -156,7 +156,8 @@ def loop(job: Job, videos: str, number: int) -> dict[str, float]:
 def theirs(sampler: Sampler, features: dict[str, np.ndarray], clip: Clip) -> np.ndarray:
     """Waveform (samples,) of one clip by ``AudioLDM2Pipeline``."""
     generation, model = sampler.preset.generation, sampler.audio_model
-    tokens = sampler.predict({name: torch.from_numpy(array).float() for name, array in features.items()})
+    visual = {name: torch.from_numpy(array).float() for name, array in features.items()}
+    tokens = sampler.predict(visual, [clip.clip_id])
     positive = Conditioning(tokens, *model.encode_labels([clip.label]))
     negative, noise = model.negative(generation.negative_prompt), model.noise([clip.clip_id], generation.seed)
     made = diffusers_waveform(model, positive, negative, noise, generation.steps, generation.scheduler)

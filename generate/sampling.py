@@ -15,7 +15,7 @@ from torch import Tensor
 from common.errors import CacheError, WeightsError
 from common.hashing import sha256_file
 from generate.audio_model import AudioModel, load_audio_model
-from generate.schedulers import step_seeds
+from generate.schedulers import mapper_seeds, step_seeds
 from presets import Preset
 from trainer.mapper import Mapper
 from trainer.provenance import differing_features, features_provenance
@@ -101,7 +101,7 @@ class Sampler:
         """Launch a batch. On a GPU this returns long before its sound is there; on a CPU, with the sound made."""
         seed = self.preset.generation.seed
         noise, seeds = self.audio_model.noise(batch.clip_ids, seed), step_seeds(batch.clip_ids, seed)
-        tokens = self.predict(batch.visual)
+        tokens = self.predict(batch.visual, batch.clip_ids)
         return self._launch(tokens, batch.labels, noise, seeds, self.preset.generation.batch, on_step)
 
     def stream(
@@ -129,9 +129,13 @@ class Sampler:
         while started:
             yield _settled(started.popleft())
 
-    def predict(self, visual: Mapping[str, Tensor]) -> Tensor:
-        """Visual features by encoder -> the mapper's tokens (B, 8, D)."""
-        return self.mapper.predict({name: array.to(self.audio_model.device) for name, array in visual.items()})
+    def predict(self, visual: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+        """Visual features by encoder -> the mapper's tokens (B, T_c, D).
+
+        ``names`` (B,) of the clips or films: a mapper that draws noise draws it from these.
+        """
+        there = {name: array.to(self.audio_model.device) for name, array in visual.items()}
+        return self.mapper.sample(there, mapper_seeds(names))
 
     def synthesise(
         self,
@@ -141,7 +145,7 @@ class Sampler:
         seeds: Sequence[int],
         on_step: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
-        """Tokens (B, 8, D), labels, start noise (B, C, H, W) and seeds of the steps' -> waveforms (B, samples).
+        """Tokens (B, T_c, D), labels, start noise (B, C, H, W) and seeds of the steps' -> waveforms (B, samples).
 
         As :meth:`Sound.result` gives them.
         """

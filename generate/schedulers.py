@@ -69,6 +69,15 @@ def step_seeds(names: Sequence[str], seed: int) -> list[int]:
     return [name_seed(f"steps/{name}", seed) for name in names]
 
 
+def mapper_seeds(names: Sequence[str]) -> list[int]:
+    """Seeds of the noise that a mapper may draw, one a clip, from its name alone.
+
+    A preset's seed and candidates vary the sound of what is predicted, not that. All windows of a film share one seed,
+    or its sound would change its character with each.
+    """
+    return [name_seed(f"mapper/{name}", 0) for name in names]
+
+
 class Steps:
     """The steps of one sampling run: iterate for (time, the same on the device), then call :meth:`step`.
 

@@ -59,7 +59,8 @@ class Choices(TypedDict, total=False):
 class Candidate:
     """A waveform (samples,), the seed it was made with, its score (higher is better), and the mapper's ``tokens``.
 
-    ``tokens``: float32 (windows, 8, D), what the mapper predicted for each window of 10 s; of all candidates the same.
+    ``tokens``: float32 (windows, T_c, D), what the mapper predicted for each window of 10 s; the same for all
+    candidates.
     """
 
     waveform: np.ndarray
@@ -80,7 +81,7 @@ class Written:
 @dataclass
 class Film:
     """A part of a video, from ``start`` (seconds) on: its windows, by the latent row where each starts, and the tokens
-    (1, 8, D) of those looked at so far."""
+    (1, T_c, D) of those looked at so far."""
 
     video: Path
     start: float
@@ -253,7 +254,7 @@ class VideoToAudio:
         return Film(video, float(start), rows, seconds)
 
     def _tokens(self, film: Film, number: int) -> Tensor:
-        """The mapper's tokens of a window, (1, 8, D); each window is looked at once."""
+        """The mapper's tokens of a window, (1, T_c, D); each window is looked at once."""
         if number == len(film.tokens):
             media, limit = self.sampler.preset.media, self.sampler.preset.cache.decode_timeout_seconds
             start = self._begins(film, number)
@@ -270,7 +271,7 @@ class VideoToAudio:
         """Take in the next window of a film: its tokens, and whether it has a picture."""
         film.has_picture |= bool(decoded.shown.any())
         visual = {name: encoder.encode_clips([decoded]) for name, encoder in self.encoders.items()}
-        film.tokens.append(self.sampler.predict(visual))
+        film.tokens.append(self.sampler.predict(visual, [film.video.stem]))
 
     def _begins(self, film: Film, number: int) -> float:
         """Where in the video a window begins, in seconds."""
@@ -311,7 +312,7 @@ class VideoToAudio:
         film.check_picture()
 
     def cosines(self, windows: np.ndarray, tokens: Tensor) -> Tensor:
-        """Between predicted tokens and those of the sound, (windows, 8)."""
+        """Between predicted tokens and those of the sound, (windows, T_c)."""
         if self._judge is None:
             preset = self.sampler.preset
             self._judge = load_encoder(preset.target, preset=preset, device=self.device)

@@ -83,6 +83,7 @@ class WeightsConfig:
     source: Literal["official", "shipped", "seeded"] = "official"
     folder: str = "weights"
     folders: dict[str, str] = Field(default_factory=dict)
+    mapper: str = "mapper"  # of the shipped ones, the folder of the mapper in it
     seed: Seed = 0
 
     @property
@@ -119,15 +120,17 @@ class MapperConfig:
     layers: Layers = 12
     width: Width = 768
     heads: Heads = 12
+    head_width: Width | None = None  # values of a head; null: width / heads
     max_positions: Annotated[int, Number, Field(ge=1, le=65_536)] = 1024
     dropout: Fraction = 0.1
-    diffusion_steps: Annotated[int, Number, Field(ge=1, le=100_000)] = 1000  # of the diffusion mapper alone
+    diffusion_steps: Annotated[int, Number, Field(ge=1, le=100_000)] = 1000  # of diffusion mappers alone
     sampling_steps: Annotated[int, Number, Field(ge=1, le=100_000)] = 50
     options: Arguments = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> MapperConfig:
-        check_heads("mapper.", self.width, self.heads)
+        if self.head_width is None:
+            check_heads("mapper.", self.width, self.heads)
         names = set(self.encoders)
         if not names or len(names) < len(self.encoders) or not all(map(_can_be_mapped, names)):
             raise ValueError(

@@ -7,6 +7,7 @@ MAPPERS = Registry(
     "mapper",
     gpt2="trainer.gpt2_mapper:GPT2Mapper",
     diffusion="trainer.diffusion_mapper:DiffusionMapper",
+    v2a="trainer.v2a_mapper:V2AMapper",
 )
 # Name -> a class derived from trainer.fusion.Fusion.
 FUSIONS = Registry(

@@ -51,7 +51,7 @@ def train(
             "clips": f"{trainer.train_clips} train, {trainer.validation_clips} validation, {trainer.data.how}",
             "left out": trainer.data.left_out,
             "processes": f"{trainer.world} on {trainer.accelerator.device.type}",
-            "mapper": f"{trainer.parameters / 1e6:.2f} M trained parameters, {settings.mapper.fusion} fusion",
+            "mapper": f"{trainer.parameters / 1e6:.2f} M trained parameters, {trainer.mapper_words}",
             "epochs": f"{outcome.epochs_now} now, {outcome.epochs_before} before, {trainer.epoch} in all",
             **{name: "not finite" if value is None else f"{value:.5g}" for name, value in figures.items()},
             **({"note": "\n".join(outcome.notes)} if outcome.notes else {}),

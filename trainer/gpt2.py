@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 from transformers import GPT2Config, GPT2Model
 
-from common.errors import WeightsError
+from common.errors import PresetError, WeightsError
 from pipeline.attention import UNPADDED
 from pipeline.encoders.checkpoints import Rule, load_checked, read_state
 from trainer.mapper import MapperSpec
@@ -26,6 +26,11 @@ def build_gpt2(spec: MapperSpec, sequence: int) -> GPT2Model:
         raise WeightsError(
             f"the mapper's width is {config.width}, but the cached targets have {spec.target[1]} values: "
             f"it reads and predicts them, so the two must agree (mapper.width)"
+        )
+    if config.head_width not in (None, config.width // config.heads) or config.width % config.heads:
+        raise PresetError(
+            f"mapper.head_width is {config.head_width}, and must be null for a mapper of kind '{config.kind}': a "
+            f"head of GPT-2 has width / heads values"
         )
     if sequence > config.max_positions:
         raise WeightsError(f"a sequence of {sequence} does not fit mapper.max_positions = {config.max_positions}")

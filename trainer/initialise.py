@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from common.errors import WeightsError
 from pipeline.hub import hub_folder, is_hub_id, repository_folder
 from presets import Preset
+from presets.checks import checked
+from presets.identity import Difference, differences
 from presets.mappers import MAPPERS
 from presets.official import AUDIOLDM2
 from trainer.mapper import CONFIG, Mapper, load_weights, not_taken, read_spec
@@ -46,12 +51,16 @@ def initialise(mapper: Mapper, source: str) -> None:
         mapper.initialise(source)
         return
     there, here = read_spec(source), mapper.spec
-    for name in ("encoders", "fusion", "kind", "layers", "heads", "width"):
+    for name in ("encoders", "fusion", "kind", "layers", "heads", "width", "head_width"):
         if getattr(there.mapper, name) != getattr(here.mapper, name):
             raise WeightsError(
                 f"mapper.initialise: the mapper in {source} has {name} {getattr(there.mapper, name)}, "
                 f"this run {getattr(here.mapper, name)}"
             )
+    if different := _differing_options(mapper, there.mapper.options):
+        raise WeightsError(
+            f"mapper.initialise: the mapper in {source} has other options ({'; '.join(map(str, different))})"
+        )
     if there.target_encoder != here.target_encoder:
         raise WeightsError(
             f"mapper.initialise: the mapper in {source} predicts {there.target_encoder}, this run {here.target_encoder}"
@@ -64,6 +73,14 @@ def initialise(mapper: Mapper, source: str) -> None:
             f"({'; '.join(map(str, different))})"
         )
     load_weights(mapper, source)
+
+
+def _differing_options(mapper: Mapper, options: Mapping[str, Any]) -> list[Difference]:
+    """In which of ``mapper.options`` a saved mapper's differ, but for those that only prediction reads."""
+    if mapper.Options is None:
+        return differences(options, {}, prefix="mapper.options.")
+    there = asdict(checked(mapper.Options, options, "mapper.options of the saved mapper"))
+    return differences(there, asdict(mapper.options), None, mapper.prediction_options, "mapper.options.")
 
 
 def _is_mapper(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -64,12 +64,12 @@ class MapperSpec:
             raise ValueError(f"dimensions and lengths say nothing of the encoders {', '.join(sorted(unknown))}")
         return self
 
-    def card(self) -> str:
-        """A model card in Markdown: what the mapper is, on what it was fitted, how well."""
+    def card(self, mapper: str) -> str:
+        """A model card in Markdown: what the ``mapper`` is (:meth:`Mapper.describe`), its fitting, how well."""
         made = self.provenance
         rows = {
-            "mapper": f"{self.mapper.kind}, {self.mapper.layers} layers, width {self.mapper.width}",
-            "visual encoders": f"{' + '.join(self.mapper.encoders)}, fusion {self.mapper.fusion}",
+            "mapper": mapper,
+            "visual encoders": " + ".join(self.mapper.encoders),
             "preset": made.get("preset"),
             "training clips": made.get("train_clips"),
             "epochs": made.get("epochs"),
@@ -83,10 +83,10 @@ class MapperSpec:
         lines = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
         return (
             f"# MFM-Mapper\n\nPredicts {self.target[0]} x {self.target[1]} values of {self.target_encoder} from video "
-            "features, to condition AudioLDM-2, or whichever audio model takes them. Load with "
+            "features, to condition an audio model that takes them. Load with "
             "`trainer.registry.MFMMapper.from_pretrained(folder)`.\n\n"
             f"| | |\n| --- | --- |\n{lines}\n\n"
-            "Sound made with AudioLDM-2's official weights is bound by their licence, CC BY-NC-SA 4.0.\n"
+            "Sound made with official weights of AudioLDM or AudioLDM-2 is bound by their licence, CC BY-NC-SA 4.0.\n"
         )
 
 
@@ -94,10 +94,12 @@ class Mapper(nn.Module, ABC):
     """Visual streams -> C. ``forward`` gives the training loss of each clip.
 
     ``Options``: a dataclass of pydantic for ``mapper.options``, where a kind of mapper has settings of its own;
-    :attr:`options` are the checked ones. A subclass calls ``super().__init__(spec)`` first.
+    :attr:`options` are the checked ones. ``prediction_options``: those of them that only :meth:`predict` reads, so that
+    training can go on from a mapper that has others. A subclass calls ``super().__init__(spec)`` first.
     """
 
     Options: ClassVar[type | None] = None
+    prediction_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: MapperSpec):
         super().__init__()
@@ -106,7 +108,9 @@ class Mapper(nn.Module, ABC):
             raise PresetError(
                 f"mapper.options is {short(spec.mapper.options)}, and a mapper of kind '{spec.mapper.kind}' has none"
             )
-        self.options = None if self.Options is None else checked(self.Options, spec.mapper.options, "mapper.options")
+        self.options: Any = (
+            None if self.Options is None else checked(self.Options, spec.mapper.options, "mapper.options")
+        )
 
     def initialise(self, source: str) -> None:
         """Fill part of it from files of something else than a mapper; raises :class:`WeightsError`.
@@ -124,6 +128,21 @@ class Mapper(nn.Module, ABC):
     def predict(self, visual: Mapping[str, Tensor]) -> Tensor:
         """Visual streams (B, T, D) by encoder name -> C, (B, T_c, D_c), float32."""
 
+    def sample(self, visual: Mapping[str, Tensor], seeds: Sequence[int]) -> Tensor:
+        """As :meth:`predict`; a mapper that draws noise draws each clip's from its seed, of which there are B."""
+        return self.predict(visual)
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many values training fits."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def describe(self) -> str:
+        """What it is, on one line."""
+        config, fusion = self.spec.mapper, getattr(self, "fusion", None)
+        fused = "" if fusion is None else f", {config.fusion} fusion"
+        return f"{config.kind}, {config.layers} layers, width {config.width}{fused}"
+
     def forward(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
         return self.losses(visual, target)
 
@@ -139,7 +158,7 @@ class Mapper(nn.Module, ABC):
         folder = make_folder(folder)
         save_tensors(self.state_dict(), folder / MODEL)
         write_text(folder / CONFIG, json.dumps(asdict(self.spec), indent=2))
-        write_text(folder / "README.md", self.spec.card())
+        write_text(folder / "README.md", self.spec.card(self.describe()))
         write_sums(folder, (CONFIG, MODEL))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +23,23 @@ def build_mapper(spec: MapperSpec) -> Mapper:
     return mapper
 
 
+def trained_parameters(preset: Preset) -> int:
+    """How many parameters training fits of a preset's mapper, by its settings alone; no weight takes memory.
+
+    Raises :class:`PresetError` where only features tell a width or a number of vectors, and as :func:`build_mapper`.
+    """
+    dimensions = {name: preset.encoders[name].dimension for name in preset.mapper.encoders}
+    count, width = preset.tokens
+    sizes = {**dimensions, f"vectors of {preset.target}": count, preset.target: width}
+    if count is None or width is None or None in dimensions.values():
+        unknown = [name for name, size in sizes.items() if size is None]
+        raise PresetError(f"the parameters of the mapper cannot be counted without features: {', '.join(unknown)}")
+    lengths: dict[str, Any] = dict.fromkeys(dimensions, 1)  # nothing is fitted to them
+    spec = MapperSpec(preset.mapper, dimensions, lengths, (count, width))
+    with torch.device("meta"):
+        return build_mapper(spec).trained_parameters
+
+
 def mapper_folder(source: str | Path) -> Path:
     """The folder of a saved mapper, given itself or its run; of a hub id (``owner/name``) the one in the hub's cache.
 
@@ -36,7 +54,7 @@ def mapper_folder(source: str | Path) -> Path:
 
 def shipped_mapper(preset: Preset) -> Path | None:
     """The mapper that ships with the preset's weights."""
-    return preset.weights.path / "mapper" if preset.weights.source == "shipped" else None
+    return preset.weights.path / preset.weights.mapper if preset.weights.source == "shipped" else None
 
 
 def default_mapper(preset: Preset) -> Path:

@@ -87,7 +87,7 @@ class Trainer:
         model = build_mapper(self.spec)
         initialise(model, initial_weights(preset))
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.parameters = sum(parameter.numel() for parameter in parameters)
+        self.parameters, self.mapper_words = model.trained_parameters, model.describe()
         optimizer = torch.optim.AdamW(
             parameters,
             lr=training.learning_rate,

@@ -13,7 +13,7 @@ from trainer.mapper import Mapper, error_per_clip
 
 @dataclass(frozen=True)
 class Validation:
-    """Per clip: ids, teacher-forced loss, free-running error, cosine of each of the 8 tokens."""
+    """Per clip: ids, teacher-forced loss, free-running error, cosine of each of the T_c vectors."""
 
     clip_ids: list[str]
     forced: torch.Tensor

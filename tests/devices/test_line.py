@@ -102,7 +102,7 @@ def fit(store, run, device, *assignments):
     return Trainer(preset_with(*assignments), store, run, device).fit()
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "diffusion"])
+@pytest.mark.parametrize("kind", ["gpt2", "diffusion", "v2a"])
 def test_training_validation_checkpoint_and_resume(tmp_path, kind):
     store = write_cache(tmp_path / "cache", clips=12)
     settings = (

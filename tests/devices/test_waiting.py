@@ -48,7 +48,7 @@ def test_encoded_labels(model):
     assert (count.synchronisations, count.downloads) == (0, 0), count.where
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "diffusion"])
+@pytest.mark.parametrize("kind", ["gpt2", "diffusion", "v2a"])
 def test_a_training_step(tmp_path, kind):
     """More steps in an epoch, no more waiting: losses come to the host where they are logged."""
     store = write_cache(tmp_path / "cache", clips=24)
@@ -70,8 +70,9 @@ def test_a_training_step(tmp_path, kind):
     assert many.uploads - few.uploads <= 2 * 8, many.where  # which rows of the cache
 
 
-def test_a_prediction():
-    preset = load_preset(TINY)
+@pytest.mark.parametrize("kind", ["gpt2", "v2a"])
+def test_a_prediction(kind):
+    preset = load_preset(TINY, [f"mapper.kind={kind}", "mapper.sampling_steps=3"])
     spec = MapperSpec(preset.mapper, {"cavp": 64, "timechat": 96}, {"cavp": 40, "timechat": 10}, (8, 96))
     mapper = build_mapper(spec).eval().to(NAME)
     visual = {"cavp": torch.zeros(2, 40, 64).to(NAME), "timechat": torch.zeros(2, 10, 96).to(NAME)}
