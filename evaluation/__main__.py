@@ -135,8 +135,9 @@ def evaluate(
         result.missing = sorted({*result.missing, *made.clip_ids} - (clips - set(result.missing)))
     truth = "the clips' own videos" if from_sources else str(reference)
     about = {"preset": settings.name, "generated": str(output), "reference": truth}
-    paths = write_report(result, output, about)
-    header, body = table(result)
+    mapper = made.mapper if made is not None else None
+    paths = write_report(result, output, about, mapper)
+    header, body = table(result, mapper)
     for name, reason in result.skipped.items():
         out.print(f"not computed: {name}: {reason}")
     out.print(title(result))
@@ -200,6 +201,61 @@ def filter_clips(
             **_excluded({clip.clip_id: clip.reason for clip in found.left_out}),
             "written to": f"{out_path}, {others}",
         },
+    )
+
+
+SystemsOption = Annotated[
+    list[str], typer.Option("--out", help="NAME=FOLDER of what make generate wrote, or of sound by clip id; repeat it")
+]
+
+
+@app.command("table1")
+@command
+def table_1(
+    outputs: SystemsOption,
+    target: Annotated[Path, typer.Option("--to", help="folder of table1.md, table1.html and table1.json")] = Path(
+        "outputs"
+    ),
+) -> None:
+    """The paper's Table 1: a row of each folder that make evaluate has measured, above the paper's own, quoted."""
+    from common.outputs import check_folder
+    from evaluation.systems import read_systems
+    from evaluation.table1 import notes, read_row, shares, write_table1
+
+    check_folder(target)
+    rows = [read_row(system) for system in read_systems(outputs)]
+    paths = write_table1(rows, target)
+    for line in [*shares(rows), *(f"note: {note}" for note in notes(rows))]:
+        out.print(line)
+    summary("table1", {"rows": ", ".join(row.name for row in rows), "written to": ", ".join(map(str, paths.values()))})
+
+
+@app.command("figure2")
+@command
+def figure_2(
+    outputs: SystemsOption,
+    target: Annotated[Path, typer.Option("--to", help="the figure: .png, .pdf or .svg")] = Path("outputs/figure2.png"),
+    clips: Annotated[
+        list[str], typer.Option("--clip", help="clip id; repeat it; default: the first that all folders have")
+    ] = [],  # noqa: B006
+    count: Annotated[int, typer.Option(min=1, help="how many clips, where --clip names none")] = 3,
+    videos: Annotated[
+        Path | None, typer.Option(help="folder of the clips' videos; default: those that OUT/made.parquet names")
+    ] = None,
+) -> None:
+    """The paper's Figure 2: frames, and the spectrograms of the truth and of each folder, clip beside clip."""
+    from common.errors import InputError
+    from evaluation.figure2 import check_figure, choose_clips, read_column, write_figure2
+    from evaluation.systems import read_systems
+
+    systems = read_systems(outputs)
+    check_figure(target)
+    if videos is not None and not videos.is_dir():
+        raise InputError(f"--videos {videos} is not a folder")
+    chosen = choose_clips(systems, clips, count)
+    write_figure2(target, [read_column(clip_id, systems, videos) for clip_id in chosen])
+    summary(
+        "figure2", {"clips": ", ".join(chosen), "systems": ", ".join(s.name for s in systems), "written to": target}
     )
 
 

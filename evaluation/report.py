@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import jinja2
 
 from common.words import some
-from common.writing import replacing
+from common.writing import write_text
 from evaluation.evaluate import METRICS, Result
 from manifests.names import as_markdown
+from trainer.scale import Fitted
 
 _HERE = Path(__file__).parent
 _LISTED = 20
@@ -49,24 +51,64 @@ def cell(result: Result, name: str) -> str:
     return value
 
 
-def table(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: ours, and the paper's where it has any of our columns."""
-    names = columns(result)
+def headings(names: Sequence[str]) -> list[str]:
+    """Names of metrics, each with the direction that is better."""
     arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in METRICS.values()}
-    header = ["method", *(f"{name} {arrows[name]}" for name in names)]
-    body = [["this run", *(cell(result, name) for name in names)]]
+    return [f"{name} {arrows[name]}" for name in names]
+
+
+def quoted(names: Sequence[str]) -> list[list[str]]:
+    """The paper's rows, marked as quoted: method, Scale, Param., and these metrics."""
+    return [
+        [
+            f"{row['method']} (quoted from the paper)",
+            _quoted_scale(row["scale_hours"]),
+            row["trainable_params"] or "",
+            *("" if row.get(name) is None else str(row[name]) for name in names),
+        ]
+        for row in paper_rows()
+    ]
+
+
+def _quoted_scale(value: int | str | None) -> str:
+    if isinstance(value, str):  # ">100000"
+        return f"{value[0]}{hours(int(value[1:]))}"
+    return "" if value is None else hours(value)
+
+
+def hours(value: float) -> str:
+    return f"{value:,.0f} h" if value >= 100 else f"{value:.3g} h"
+
+
+def scale_and_parameters(mapper: Fitted | None) -> list[str]:
+    """Scale and Param. of Table 1, computed from the mapper that made the sound; empty where that is not known."""
+    if mapper is None:
+        return ["", ""]
+    return ["" if mapper.hours is None else hours(mapper.hours), f"{mapper.parameters / 1e6:.2f}M"]
+
+
+def table(result: Result, mapper: Fitted | None = None) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: ours, made by ``mapper``, and the paper's where it has any of our columns."""
+    names = columns(result)
+    header = ["method", "Scale", "Param.", *headings(names)]
+    body = [["this run", *scale_and_parameters(mapper), *(cell(result, name) for name in names)]]
     if set(names) & set(PAPER_COLUMNS):
-        for row in paper_rows():
-            body.append([f"{row['method']} (quoted from the paper)", *(str(row.get(name, "")) for name in names)])
+        body += quoted(names)
+    elif mapper is None:  # nothing to say in these two
+        return [header[0], *header[3:]], [[body[0][0], *body[0][3:]]]
     return header, body
 
 
-def markdown(result: Result, about: dict[str, str]) -> str:
-    header, body = table(result)
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Its lines."""
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *body)]
+
+
+def markdown(result: Result, about: dict[str, str], mapper: Fitted | None = None) -> str:
+    header, body = table(result, mapper)
     lines = [f"# {title(result)}", ""]
     lines += [f"- {name}: {as_markdown(value)}" for name, value in about.items()]
-    lines += ["", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(row) + " |" for row in body]
+    lines += ["", *markdown_table(header, body)]
     lines += ["", "In brackets: 95 % interval of the mean over clips, by bootstrap.", ""]
     for name, reason in result.skipped.items():
         lines.append(f"- not computed: {name}: {as_markdown(reason.splitlines()[0])}")
@@ -78,21 +120,29 @@ def markdown(result: Result, about: dict[str, str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def write_report(result: Result, folder: Path, about: dict[str, str]) -> dict[str, Path]:
+def write_report(result: Result, folder: Path, about: dict[str, str], mapper: Fitted | None = None) -> dict[str, Path]:
     """``evaluation.json`` (everything, every id), ``evaluation.md`` and ``evaluation.html`` in ``folder``."""
-    header, body = table(result)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True)
-    page = environment.get_template("report.html.j2").render(
-        title=title(result), about=about, header=header, body=body, result=result, listed=_LISTED
+    header, body = table(result, mapper)
+    page = render(
+        "report.html.j2", title=title(result), about=about, header=header, body=body, result=result, listed=_LISTED
     )
     texts = {
         "json": json.dumps({"title": title(result), "about": about, **asdict(result)}, indent=1),
-        "md": markdown(result, about),
+        "md": markdown(result, about, mapper),
         "html": page,
     }
-    paths = {}
+    return write_texts(folder, "evaluation", texts)
+
+
+def render(template: str, **values: Any) -> str:
+    """One of the pages of this folder."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True)
+    return environment.get_template(template).render(**values)
+
+
+def write_texts(folder: Path, name: str, texts: Mapping[str, str]) -> dict[str, Path]:
+    """``folder/name.suffix`` for each text by suffix."""
+    paths = {suffix: folder / f"{name}.{suffix}" for suffix in texts}
     for suffix, text in texts.items():
-        paths[suffix] = folder / f"evaluation.{suffix}"
-        with replacing(paths[suffix]) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(paths[suffix], text)
     return paths

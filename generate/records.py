@@ -27,6 +27,7 @@ from manifests.names import id_fault
 from presets import Preset
 from presets.config import MediaConfig
 from presets.identity import differences, settings_of
+from trainer.scale import Fitted
 
 SHOWN = 50  # clips on the page
 _COLUMNS = ("clip_id", "label", "split", "wav", "video", "reason", "note", "source")
@@ -54,6 +55,15 @@ class Outcome:
             ids.sort(key=place.__getitem__)
         self.failed = dict(sorted(self.failed.items(), key=lambda item: place[item[0]]))
         self.notes = dict(sorted(self.notes.items(), key=lambda item: place[item[0]]))
+
+
+@dataclass(frozen=True)
+class About:
+    """What made all outputs of a folder; ``settings`` as :meth:`generate.sampling.Sampler.settings` gives them."""
+
+    preset: Preset
+    settings: Mapping[str, Any]
+    mapper: Fitted | None = None
 
 
 @contextmanager
@@ -96,24 +106,20 @@ def prepare_folder(out: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def write_made(preset: Preset, settings: Mapping[str, Any], clips: Sequence[Clip], outcome: Outcome, out: Path) -> None:
+def write_made(about: About, clips: Sequence[Clip], outcome: Outcome, out: Path) -> None:
     """``made.parquet`` of all clips of the job, whoever made them."""
     with locked(out):
-        _write_made(preset, settings, clips, outcome, out)
+        _write_made(about, clips, outcome, out)
 
 
-def write_records(
-    preset: Preset, settings: Mapping[str, Any], clips: Sequence[Clip], outcome: Outcome, out: Path
-) -> None:
+def write_records(about: About, clips: Sequence[Clip], outcome: Outcome, out: Path) -> None:
     """``made.parquet`` and ``report.html`` of all clips of the job, whoever made them."""
     with locked(out):
-        _write_made(preset, settings, clips, outcome, out)
-        _write_report(preset.note, {"preset": preset.name, **settings}, clips, out)
+        _write_made(about, clips, outcome, out)
+        _write_report(about.preset.note, {"preset": about.preset.name, **about.settings}, clips, out)
 
 
-def _write_made(
-    preset: Preset, settings: Mapping[str, Any], clips: Sequence[Clip], outcome: Outcome, out: Path
-) -> None:
+def _write_made(about: About, clips: Sequence[Clip], outcome: Outcome, out: Path) -> None:
     """Every clip: wav, video and note, or the reason that they lack (or are of another video), and its source; what
     others said is kept."""
     path = out / "made.parquet"
@@ -134,9 +140,13 @@ def _write_made(
     columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
     named = zip(_COLUMNS, columns, strict=True)
     table = pa.table({name: pa.array(list(column), pa.string()) for name, column in named})
-    about = {"settings": json.dumps({"preset": preset.name, **settings}), "media": json.dumps(asdict(preset.media))}
+    said: dict[str, Any] = {
+        "settings": {"preset": about.preset.name, **about.settings},
+        "media": asdict(about.preset.media),
+        **({"mapper": asdict(about.mapper)} if about.mapper is not None else {}),
+    }
     with replacing(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(about), temporary)
+        pq.write_table(table.replace_schema_metadata({k: json.dumps(v) for k, v in said.items()}), temporary)
 
 
 def _source(clip: Clip) -> str:
@@ -153,11 +163,14 @@ class Made:
     """What ``made.parquet`` says: clip id -> its video, for all clips of the job, and how the videos were decoded.
 
     ``sources`` is None where it does not say: those of versions before have ``truth`` and ``mp4`` of every clip.
+    ``labels``: by clip id. ``mapper``: what made it; None where versions before wrote it.
     """
 
     clip_ids: tuple[str, ...]
     sources: Mapping[str, Path] | None
     media: MediaConfig | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    mapper: Fitted | None = None
 
 
 def read_made(out: Path) -> Made | None:
@@ -169,10 +182,13 @@ def read_made(out: Path) -> Made | None:
         table = pq.read_table(path)
         rows = table.to_pylist()
         ids = tuple(str(row["clip_id"]) for row in rows)
+        labels = {str(row["clip_id"]): str(row.get("label") or "") for row in rows}
         if "source" not in table.column_names:
-            return Made(ids, None, None)
+            return Made(ids, None, None, labels)
         sources = {str(row["clip_id"]): Path(row["source"]) for row in rows if row["source"]}
-        return Made(ids, sources, MediaConfig(**json.loads(table.schema.metadata[b"media"])))
+        about = table.schema.metadata
+        mapper = Fitted(**json.loads(about[b"mapper"])) if b"mapper" in about else None
+        return Made(ids, sources, MediaConfig(**json.loads(about[b"media"])), labels, mapper)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise CacheError(f"{path} is damaged, or not of make generate: run that again ({error})") from error
 

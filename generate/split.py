@@ -26,13 +26,14 @@ from common.writing import remove_leftovers
 from generate.clip_files import FOLDERS, ClipFiles, adding, file_of, lacking, names_of, remove_clip, writing
 from generate.found import Found, found_ahead
 from generate.outputs import check_not_inputs
-from generate.records import SHOWN, Outcome, prepare_folder, write_made, write_records
+from generate.records import SHOWN, About, Outcome, prepare_folder, write_made, write_records
 from generate.sampling import Batch, Sampler
 from manifests.manifest import Clip, Manifest
 from manifests.names import id_fault
 from pipeline.background import Background
 from pipeline.cache import Store, index
 from pipeline.sources import SourceFile
+from trainer.scale import fitted
 
 VIDEOS = ("shown", "all", "none")  # which clips get video, picture and truth
 _AHEAD = 4  # batches whose files may be unwritten before the sampler waits
@@ -94,8 +95,8 @@ def generate_split(
     remove_leftovers(out, *folders)
     take_cached_labels(sampler, store)
     with_video = {clip.clip_id for clip in {"shown": listed[:SHOWN], "all": listed, "none": ()}[videos]}
-    outcome, about = Outcome(), (sampler.preset, sampler.settings())
-    write_made(*about, listed, outcome, out)  # a job that is killed has its list, too
+    outcome, about = Outcome(), About(sampler.preset, sampler.settings(), fitted(sampler.mapper.spec))
+    write_made(about, listed, outcome, out)  # a job that is killed has its list, too
     chosen: list[Clip] = []
     for clip in clips:
         if fault := id_fault(clip.clip_id):
@@ -125,7 +126,7 @@ def generate_split(
             files.settle()
         files.settle(all_of_them=True)
     outcome.in_order(clips)
-    write_records(*about, listed, outcome, out)
+    write_records(about, listed, outcome, out)
     return outcome
 
 

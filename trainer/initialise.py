@@ -15,7 +15,7 @@ from presets.checks import checked
 from presets.identity import Difference, differences
 from presets.mappers import MAPPERS
 from presets.official import AUDIOLDM2
-from trainer.mapper import CONFIG, Mapper, load_weights, not_taken, read_spec
+from trainer.mapper import CONFIG, Mapper, MapperSpec, load_weights, not_taken, read_spec
 from trainer.provenance import differing_features
 from trainer.registry import shipped_mapper
 
@@ -41,15 +41,15 @@ def initial_weights(preset: Preset) -> str:
     return str(repository_folder(AUDIOLDM2, preset, ["language_model"]) / "language_model")
 
 
-def initialise(mapper: Mapper, source: str) -> None:
+def initialise(mapper: Mapper, source: str) -> MapperSpec | None:
     """Fill a mapper, or the part of it that its :meth:`trainer.mapper.Mapper.initialise` takes, from ``source``.
 
-    A folder that a mapper was saved in gives all of it, to go on from on other clips. Raises
+    A folder that a mapper was saved in gives all of it, to go on from on other clips; returns what that one is. Raises
     :class:`WeightsError` if that one is of another kind, or was fitted on features of other encoders.
     """
     if not _is_mapper(Path(source)):
         mapper.initialise(source)
-        return
+        return None
     there, here = read_spec(source), mapper.spec
     for name in ("encoders", "fusion", "kind", "layers", "heads", "width", "head_width"):
         if getattr(there.mapper, name) != getattr(here.mapper, name):
@@ -73,6 +73,7 @@ def initialise(mapper: Mapper, source: str) -> None:
             f"({'; '.join(map(str, different))})"
         )
     load_weights(mapper, source)
+    return there
 
 
 def _differing_options(mapper: Mapper, options: Mapping[str, Any]) -> list[Difference]:

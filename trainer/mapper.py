@@ -35,6 +35,10 @@ class _KnownProvenance:
     encoder_configs: dict[str, dict[str, Any]] = Field(default_factory=dict)
     media: dict[str, Any] | None = None
     metrics: dict[str, int | float | None] = Field(default_factory=dict)
+    train_clips: Annotated[int, Field(ge=0)] | None = None
+    train_seconds: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    epochs: Annotated[int, Field(ge=0)] | None = None
+    hours_before: Annotated[FiniteFloat, Field(ge=0)] | None = None
 
 
 @dataclass(config=ConfigDict(extra="forbid"), frozen=True)
@@ -43,7 +47,8 @@ class MapperSpec:
 
     ``dimensions`` and ``lengths``: width and steps of each visual stream; ``target``: (T_c, D_c) of the features of
     the encoder ``target_encoder``, the paper's (8, 768) of AudioMAE. ``statistics``: mean and standard deviation of
-    the training targets. ``provenance``: fingerprints of the encoders, preset, epochs, metrics.
+    the training targets. ``provenance``: fingerprints of the encoders, preset, epochs, metrics, and what
+    :mod:`trainer.scale` counts.
     """
 
     mapper: MapperConfig

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from accelerate.utils import gather_object, set_seed
 from common.errors import CacheError, InputError, MFMError
 from common.words import some
 from common.writing import write_text
-from pipeline.cache import Store
+from pipeline.cache import Store, cache_manifest
 from presets import Preset
 from trainer.checkpoints import Progress, load_checkpoint
 from trainer.data import Batch, Data, epoch_order, load_data
@@ -29,6 +29,7 @@ from trainer.mapper import Mapper, MapperSpec
 from trainer.provenance import features_provenance, record_kind
 from trainer.registry import build_mapper
 from trainer.run_folder import RunFolder
+from trainer.scale import hours_trained, seconds_of_sound
 from trainer.schedule import build_schedule, set_steps
 from trainer.validate import target_statistics, validate
 
@@ -83,9 +84,14 @@ class Trainer:
         if not self.train_clips:
             raise InputError(f"{store.files.root} has no clip of split 'train' with all stages")
         set_seed(training.seed)
+        features = features_provenance(self.data.provenance)
+        window = features["media"].get("seconds", preset.media.seconds)
+        self.train_seconds = seconds_of_sound(cache_manifest(store), clips["train"], window)
         self.spec = self._spec(target_statistics(self.data, 256))
         model = build_mapper(self.spec)
-        initialise(model, initial_weights(preset))
+        went_on_from = initialise(model, initial_weights(preset))
+        before = 0.0 if went_on_from is None else hours_trained(went_on_from)
+        self.spec = replace(self.spec, provenance={**self.spec.provenance, "hours_before": before})
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.parameters, self.mapper_words = model.trained_parameters, model.describe()
         optimizer = torch.optim.AdamW(
@@ -124,6 +130,7 @@ class Trainer:
                 "preset": self.preset.name,
                 **features_provenance(self.data.provenance),
                 "train_clips": self.train_clips,
+                "train_seconds": self.train_seconds,
             },
             target_encoder=self.preset.target,
         )

@@ -9,7 +9,7 @@ Nothing here is safe against a decoder that never returns: :mod:`pipeline.decodi
 
 from pipeline.media.clip import BACKENDS, DecodedClip, decode_clip, is_silent, second_backend
 from pipeline.media.container import MediaInfo, check_file, probe
-from pipeline.media.grid import frames_on_grid
+from pipeline.media.grid import display_aspect, frames_on_grid
 from pipeline.media.picture import resize_frame
 from pipeline.media.sound import decode_waveform
 
@@ -20,6 +20,7 @@ __all__ = [
     "check_file",
     "decode_clip",
     "decode_waveform",
+    "display_aspect",
     "frames_on_grid",
     "is_silent",
     "probe",

@@ -87,3 +87,22 @@ def _pull(graph: Any) -> list[Any]:
             out.append(graph.pull())
         except (av.error.BlockingIOError, av.error.EOFError):
             return out
+
+
+def display_aspect(path: str | Path) -> float:
+    """Width by height of the picture as it is to be shown: upright, its pixels of their own shape.
+
+    Raises :class:`ClipError` ``no_video``, ``unreadable``.
+    """
+    path = Path(path)
+    try:
+        with open_container(path) as container:
+            stream = video_stream(container, path)
+            frame = next(container.decode(stream))
+            image = np.empty((frame.height, frame.width, 0), np.uint8)
+            sample = stream.sample_aspect_ratio or Fraction(1)
+            height, width = upright(image, display_matrix(frame)).shape[:2]
+    except (av.error.FFmpegError, OSError, ValueError, StopIteration) as error:
+        raise ClipError("unreadable", f"{path}: the picture cannot be decoded ({error})") from error
+    turned = (height, width) != image.shape[:2]
+    return width / height * float(1 / sample if turned else sample)

@@ -173,7 +173,7 @@ def test_the_papers_rows_stand_beside_ours_and_are_marked(tmp_path):
     )
     assert result.exit_code == 0, result.output
     text = (tmp_path / "generated" / "evaluation.md").read_text()
-    assert "| MFM-Mapper (quoted from the paper) | 9.9 | 2.26 | 12.22 |" in text
+    assert "| MFM-Mapper (quoted from the paper) | 8,000 h | 124M | 9.9 | 2.26 | 12.22 |" in text
     assert "not computed: FD_PaSST" in text
 
 

@@ -18,7 +18,7 @@ from evaluation.pictures import PictureInput
 from evaluation.sounds import SoundInput
 from evaluation.sources import TruePicture, TrueSound
 from generate.clip_files import ClipFiles, write_clip
-from generate.records import Outcome, write_made
+from generate.records import About, Outcome, write_made
 from manifests.manifest import Clip
 from presets import load_preset
 from tests.media_factory import make_media, tone
@@ -62,7 +62,7 @@ def out(videos, tmp_path_factory):
     waveform = np.random.default_rng(1).standard_normal(160_000).astype(np.float32) * 0.1
     for clip in clips:
         write_clip(ClipFiles(clip, out, MEDIA, 16_000, True), waveform, "")
-    write_made(PRESET, {}, clips, Outcome(), out)
+    write_made(About(PRESET, {}), clips, Outcome(), out)
     return out
 
 

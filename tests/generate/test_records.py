@@ -5,7 +5,7 @@ import pytest
 
 from common.errors import CacheError
 from generate.film_plan import plan_folder
-from generate.records import Outcome, prepare_folder, write_made
+from generate.records import About, Outcome, prepare_folder, write_made
 from manifests.folders import MADE_FILMS
 from manifests.manifest import Clip
 from presets import load_preset
@@ -16,7 +16,7 @@ CLIPS = [Clip(name, "", 0, "rain", "test", f"{name}.mp4") for name in ("a", "b")
 
 
 def reasons(out, **outcome):
-    write_made(PRESET, {}, CLIPS, Outcome(**outcome), out)
+    write_made(About(PRESET, {}), CLIPS, Outcome(**outcome), out)
     return [row["reason"] for row in pq.read_table(out / "made.parquet").to_pylist()]
 
 

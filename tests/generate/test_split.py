@@ -18,7 +18,7 @@ from common.errors import CacheError, DeviceMemoryError, WriteError
 from generate.audioldm2 import AudioLDM2
 from generate.found import Found
 from generate.mappers import note_other_preset
-from generate.records import Outcome, prepare_folder, write_records
+from generate.records import About, Outcome, prepare_folder, write_records
 from generate.sampling import Sampler, Sound, load_sampler
 from generate.split import _sampled, generate_split
 from manifests.manifest import Clip
@@ -290,7 +290,7 @@ def test_tasks_that_end_together_lose_nothing(tmp_path):
         start.wait()
         prepare_folder(tmp_path, {"steps": 1})
         outcome = Outcome(failed={f"clip{n:02}": f"reason {n}" for n in (number, number + 12)})
-        write_records(load_preset(TINY), {"steps": 1}, clips, outcome, tmp_path)
+        write_records(About(load_preset(TINY), {"steps": 1}), clips, outcome, tmp_path)
 
     threads = [threading.Thread(target=task, args=(number,)) for number in range(12)]
     for thread in threads:
@@ -340,7 +340,7 @@ def test_a_folder_of_something_else(tmp_path):
 def test_a_damaged_list_is_made_anew(tmp_path):
     write_wav(tmp_path / "wav" / "a.wav", np.zeros(10), 16_000)
     (tmp_path / "made.parquet").write_bytes(b"PAR1")
-    write_records(load_preset(TINY), {}, [Clip("a", "", 0, "", "test", "")], Outcome(), tmp_path)
+    write_records(About(load_preset(TINY), {}), [Clip("a", "", 0, "", "test", "")], Outcome(), tmp_path)
     assert made(tmp_path)["a"]["wav"] == "wav/a.wav"
     assert json.loads(pq.read_table(tmp_path / "made.parquet").schema.metadata[b"settings"])["preset"] == "tiny"
 

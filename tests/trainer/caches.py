@@ -5,13 +5,20 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.cache import ShardContent, Store, open_store
+from manifests.manifest import Clip, make_manifest
+from pipeline.cache import ShardContent, Store, keep_manifest, open_store
+from pipeline.cache.selection import clips_digest
 from presets import load_preset
 from tests.tiny import TINY
 
 
-def write_cache(folder, clips=24, shards=2, seed=0, widths=None, stages=("cavp", "timechat", "audiomae")) -> Store:
-    """A micro cache of random features; the target follows from the visual streams."""
+def write_cache(
+    folder, clips=24, shards=2, seed=0, widths=None, stages=("cavp", "timechat", "audiomae"), lengths=None
+) -> Store:
+    """A micro cache of random features; the target follows from the visual streams.
+
+    ``lengths``: seconds of each clip's file, for the manifest, which is kept where they are given.
+    """
     random = np.random.default_rng(seed)
     preset = load_preset(TINY)
     widths = {"cavp": preset.encoders.cavp.embedding, "timechat": 96, "audiomae": 96, **(widths or {})}
@@ -23,6 +30,13 @@ def write_cache(folder, clips=24, shards=2, seed=0, widths=None, stages=("cavp",
     arrays["audiomae"] = arrays["cavp"].reshape(clips, 8, -1) @ mixing
     store = open_store(folder)
     splits = np.array(["validation" if n % 6 == 5 else "train" for n in range(clips)])
+    manifest = None
+    if lengths is not None:
+        rows = [
+            Clip(f"clip{n:03d}", "", 0, f"label {n % 3}", splits[n], "", duration_s=lengths[n]) for n in range(clips)
+        ]
+        manifest = make_manifest(rows, clips // shards)
+        keep_manifest(store, manifest)
     for stage in stages:
         for shard, rows in enumerate(np.array_split(np.arange(clips), shards)):
             fingerprint = {
@@ -33,6 +47,8 @@ def write_cache(folder, clips=24, shards=2, seed=0, widths=None, stages=("cavp",
                 "dtype": "float16",
                 "preset": "tiny",
             }
+            if manifest is not None:
+                fingerprint["clips"] = clips_digest(manifest.shard(shard))
             content = ShardContent(
                 tuple(f"clip{n:03d}" for n in rows),
                 tuple(f"label {n % 3}" for n in rows),
