@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from generate.kept import keep, read_kept
+from generate.kept import kept_negative
 from generate.latent_diffusion import LatentDiffusion, fill_rows
 from generate.mel import MEL_BINS, MEL_FRAMES
 from generate.negative import NegativeEncoder
 from pipeline.encoders.flan_t5 import FlanT5
-from presets.config import GenerationConfig
 
 
 @dataclass(frozen=True)
@@ -67,30 +65,8 @@ class AudioLDM2(LatentDiffusion):
         self.negatives, self._negative_fingerprint = negatives, negative_fingerprint
         self._negatives: dict[str, Conditioning] = {}
 
-    def synthesise(
-        self,
-        tokens: Tensor,
-        labels: Sequence[str],
-        noise: Tensor,
-        seeds: Sequence[int],
-        samples: int,
-        generation: GenerationConfig,
-        rows: int = 0,
-        on_step: Callable[[], None] = lambda: None,
-    ) -> Tensor:
-        latents = self.denoise(
-            Conditioning(tokens, *self.encode_labels(labels)),
-            self.negative(generation.negative_prompt),
-            noise,
-            steps=generation.steps,
-            guidance_scale=generation.guidance_scale,
-            eta=generation.eta,
-            seeds=seeds,
-            scheduler_name=generation.scheduler,
-            rows=rows,
-            on_step=on_step,
-        )
-        return self.decode_on_device(latents, samples, generation.decode_batch)
+    def condition(self, tokens: Tensor, labels: Sequence[str]) -> Conditioning:
+        return Conditioning(tokens, *self.encode_labels(labels))
 
     def unet_arguments(self, negative: Conditioning, positive: Conditioning) -> dict[str, Tensor]:
         """The text is padded, masked, to the longer of both; with :attr:`static_shapes` to its :func:`text_length`."""
@@ -112,23 +88,12 @@ class AudioLDM2(LatentDiffusion):
         CLAP, projection and GPT-2 are not loaded again.
         """
         if prompt not in self._negatives:
-            path = self._negative_path(prompt)
-            kept = read_kept(path) if path is not None else None
-            if kept is not None:
-                stored = Conditioning(**kept)
-            else:
-                text, mask = self.flan_t5.encode([prompt])
-                tokens = self.load_negative_branch().to(self.device).eval()(prompt, text, mask)
-                stored = Conditioning(tokens, text, mask)
-                if path is not None:
-                    keep(path, vars(stored))
-            self._negatives[prompt] = Conditioning(
-                stored.tokens.to(self.device), stored.text.to(self.device), stored.mask.to(self.device)
-            )
+            made_by = lambda: f"{self.flan_t5.fingerprint}/{self._negative_fingerprint()}"  # noqa: E731
+            stored = kept_negative(self.negatives, prompt, made_by, lambda: self._make_negative(prompt))
+            self._negatives[prompt] = Conditioning(**{name: value.to(self.device) for name, value in stored.items()})
         return self._negatives[prompt]
 
-    def _negative_path(self, prompt: str) -> Path | None:
-        if self.negatives is None:
-            return None
-        made_by = f"{prompt}/{self.flan_t5.fingerprint}/{self._negative_fingerprint()}"
-        return self.negatives / f"negative-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.safetensors"
+    def _make_negative(self, prompt: str) -> dict[str, Tensor]:
+        text, mask = self.flan_t5.encode([prompt])
+        tokens = self.load_negative_branch().to(self.device).eval()(prompt, text, mask)
+        return {"tokens": tokens, "text": text, "mask": mask}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +25,21 @@ def user_cache() -> Path | None:
     with suppress(RuntimeError):
         return Path.home() / ".cache" / "mfm-mapper"
     return None
+
+
+def kept_negative(
+    folder: Path | None, prompt: str, made_by: Callable[[], str], make: Callable[[], Mapping[str, Tensor]]
+) -> Mapping[str, Tensor]:
+    """A negative condition as it was kept in ``folder`` under its prompt and what makes it; else made, and kept."""
+    if folder is None:
+        return make()
+    name = hashlib.sha256(f"{prompt}/{made_by()}".encode()).hexdigest()[:16]
+    path = folder / f"negative-{name}.safetensors"
+    if (kept := read_kept(path)) is not None:
+        return kept
+    made = make()
+    keep(path, made)
+    return made
 
 
 def read_kept(path: Path) -> dict[str, Tensor] | None:

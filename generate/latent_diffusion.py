@@ -12,6 +12,7 @@ from torch import Tensor
 from generate.audio_model import AudioModel
 from generate.schedulers import Steps, build_scheduler
 from pipeline.encoders.base import Precision
+from presets.config import GenerationConfig
 
 
 class Condition(Protocol):
@@ -48,7 +49,15 @@ class LatentDiffusion(AudioModel):
         self.compiled = False
 
     @abstractmethod
-    def unet_arguments(self, negative: Any, positive: Any) -> dict[str, Tensor]:
+    def condition(self, tokens: Tensor, labels: Sequence[str]) -> Condition:
+        """What the UNet is conditioned on: tokens (B, T_c, D_c) of the mapper, and labels where it reads any."""
+
+    @abstractmethod
+    def negative(self, prompt: str) -> Condition:
+        """What guidance leads away from, of one clip."""
+
+    @abstractmethod
+    def unet_arguments(self, negative: Any, positive: Any) -> dict[str, Any]:
         """The UNet's keyword arguments for both sides of the guidance, each of B clips: (2 B, ...)."""
 
     @property
@@ -82,6 +91,31 @@ class LatentDiffusion(AudioModel):
         ours: dict[str, Any] = {"mode": "reduce-overhead"} if self.device.type == "cuda" else {}
         self.unet.compile(**{"dynamic": False, **ours, **options})
         self.compiled = True
+
+    def synthesise(
+        self,
+        tokens: Tensor,
+        labels: Sequence[str],
+        noise: Tensor,
+        seeds: Sequence[int],
+        samples: int,
+        generation: GenerationConfig,
+        rows: int = 0,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        latents = self.denoise(
+            self.condition(tokens, labels),
+            self.negative(generation.negative_prompt),
+            noise,
+            steps=generation.steps,
+            guidance_scale=generation.guidance_scale,
+            eta=generation.eta,
+            seeds=seeds,
+            scheduler_name=generation.scheduler,
+            rows=rows,
+            on_step=on_step,
+        )
+        return self.decode_on_device(latents, samples, generation.decode_batch)
 
     @torch.inference_mode()
     def denoise(

@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from presets.audio_models import AudioModelConfig
 from presets.checks import STRICT, Arguments, short
-from presets.official import AUDIOLDM2
+from presets.official import AUDIOLDM2, Repository
 
 if TYPE_CHECKING:
     from presets.config import GenerationConfig
 
 
-@dataclass(config=STRICT, frozen=True)
-class AudioLDM2Config(AudioModelConfig):
-    """Keyword arguments of the diffusers and transformers classes AudioLDM-2 is made of."""
+AUDIOLDM = Repository(
+    "audioldm", "cvssp/audioldm-s-full-v2", "CC BY-NC-SA 4.0 (AudioLDM)", folder="audioldm-s-full-v2"
+)
 
-    loader: ClassVar = "generate.audioldm2_loader:load_audioldm2"
-    tokens: ClassVar = 8
-    labels: ClassVar = "flan_t5"
-    files: ClassVar = (
-        AUDIOLDM2.part("unet", 1.4),
-        AUDIOLDM2.part("vae", 0.2),
-        AUDIOLDM2.part("vocoder", 0.2),
-        AUDIOLDM2.part("scheduler", 0.001),
-        AUDIOLDM2.part("language_model", 0.5),
-        AUDIOLDM2.part("projection_model", 0.01),
-        AUDIOLDM2.part("text_encoder", 0.8),
-        AUDIOLDM2.part("tokenizer", 0.01),
-    )
+
+@dataclass(config=STRICT, frozen=True)
+class LatentDiffusionConfig(AudioModelConfig):
+    """Settings of a :class:`generate.latent_diffusion.LatentDiffusion`: arguments of the classes of its parts.
+
+    ``name``: as the preset calls it.
+    """
+
+    name: ClassVar[str]
 
     unet: Arguments = Field(default_factory=dict)
     vae: Arguments = Field(default_factory=dict)
     vocoder: Arguments = Field(default_factory=dict)
     scheduler: Arguments = Field(default_factory=dict)
-    language_model: Arguments = Field(default_factory=dict)
-    clap: Arguments = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _has_a_schedule(self) -> AudioLDM2Config:
+    def _has_a_schedule(self) -> Self:
         length, offset = self._schedule
         if not (type(length) is type(offset) is int and 0 <= offset < length):
             raise ValueError(
-                f"audio_models.audioldm2.scheduler.num_train_timesteps is {short(length)} and steps_offset "
+                f"audio_models.{self.name}.scheduler.num_train_timesteps is {short(length)} and steps_offset "
                 f"{short(offset)}, and they must be whole numbers, the second from 0 to below the first"
             )
         return self
@@ -64,3 +58,52 @@ class AudioLDM2Config(AudioModelConfig):
         from generate.schedulers import check_scheduler
 
         check_scheduler(generation.scheduler, self.scheduler, generation.steps)
+
+
+@dataclass(config=STRICT, frozen=True)
+class AudioLDM2Config(LatentDiffusionConfig):
+    """Keyword arguments of the diffusers and transformers classes AudioLDM-2 is made of."""
+
+    name: ClassVar = "audioldm2"
+    loader: ClassVar = "generate.audioldm2_loader:load_audioldm2"
+    tokens: ClassVar = 8
+    labels: ClassVar = "flan_t5"
+    files: ClassVar = (
+        AUDIOLDM2.part("unet", 1.4),
+        AUDIOLDM2.part("vae", 0.2),
+        AUDIOLDM2.part("vocoder", 0.2),
+        AUDIOLDM2.part("scheduler", 0.001),
+        AUDIOLDM2.part("language_model", 0.5),
+        AUDIOLDM2.part("projection_model", 0.01),
+        AUDIOLDM2.part("text_encoder", 0.8),
+        AUDIOLDM2.part("tokenizer", 0.01),
+    )
+
+    language_model: Arguments = Field(default_factory=dict)
+    clap: Arguments = Field(default_factory=dict)
+
+
+@dataclass(config=STRICT, frozen=True)
+class AudioLDMConfig(LatentDiffusionConfig):
+    """Keyword arguments of the diffusers and transformers classes AudioLDM is made of.
+
+    ``clap``: of the text half of CLAP. ``negative``: what guidance leads away from. ``prompt``, as ``AudioLDMPipeline``
+    does it: CLAP's L2-normalised embedding of ``generation.negative_prompt``, of which "" is AudioLDM's own. ``zeros``:
+    a vector of zeros, for a UNet that was trained with zeros in place of the embedding of a clip left out (the small
+    models'); it needs no ``text_encoder`` and ``tokenizer``, and no prompt is read.
+    """
+
+    name: ClassVar = "audioldm"
+    loader: ClassVar = "generate.audioldm:load_audioldm"
+    tokens: ClassVar = 1
+    files: ClassVar = (
+        AUDIOLDM.part("unet", 0.74),
+        AUDIOLDM.part("vae", 0.22),
+        AUDIOLDM.part("vocoder", 0.22),
+        AUDIOLDM.part("scheduler", 0.001),
+        AUDIOLDM.part("text_encoder", 0.5),
+        AUDIOLDM.part("tokenizer", 0.004),
+    )
+
+    clap: Arguments = Field(default_factory=dict)
+    negative: Literal["prompt", "zeros"] = "prompt"

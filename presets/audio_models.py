@@ -9,7 +9,11 @@ from presets.official import CheckpointFile
 from presets.sections import Sections
 
 # Name -> where its settings are, a dataclass derived from AudioModelConfig.
-AUDIO_MODELS = Registry("audio model", audioldm2="generate.settings:AudioLDM2Config")
+AUDIO_MODELS = Registry(
+    "audio model",
+    audioldm2="generate.settings:AudioLDM2Config",
+    audioldm="generate.settings:AudioLDMConfig",
+)
 
 
 class AudioModelConfig:
