@@ -96,7 +96,7 @@ def read_part(kind: Any, folder: Path) -> Any:
         return made
     model, told = made
     if missing := sorted(told["missing_keys"]):  # they would be drawn at random
-        raise WeightsError(f"{folder} cannot be loaded: its weights lack {counted(missing, 8)}")
+        raise WeightsError(f"{folder} cannot be loaded: its file lacks weights: {counted(missing, 8)}")
     return model
 
 

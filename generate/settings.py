@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from presets.config import GenerationConfig
 
 
-AUDIOLDM = Repository(
-    "audioldm", "cvssp/audioldm-s-full-v2", "CC BY-NC-SA 4.0 (AudioLDM)", folder="audioldm-s-full-v2"
-)
+AUDIOLDM = Repository("audioldm", "cvssp/audioldm-s-full-v2", "CC BY-NC-SA 4.0 (AudioLDM)", folder="audioldm-s-full-v2")
 
 
 @dataclass(config=STRICT, frozen=True)

@@ -7,11 +7,19 @@ import warnings
 import pytest
 import torch
 from diffusers import AudioLDMPipeline, AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import ClapTextConfig, ClapTextModelWithProjection, RobertaTokenizer, SpeechT5HifiGan
-from transformers import SpeechT5HifiGanConfig
+from safetensors.torch import load_file, save_file
+from transformers import (
+    ClapTextConfig,
+    ClapTextModelWithProjection,
+    RobertaTokenizer,
+    SpeechT5HifiGan,
+    SpeechT5HifiGanConfig,
+)
 
 from common.errors import PresetError, WeightsError
 from generate.audioldm import load_audioldm
+from generate.settings import AUDIOLDM
+from pipeline.hub import repository_folder
 from presets import load_preset
 from presets.config import GenerationConfig
 from tests.tiny import TINY
@@ -123,8 +131,60 @@ def test_folders_in_other_forms(pipeline, model, weights, tmp_path, form):
     for name in ("scheduler", "tokenizer"):
         getattr(pipeline, name).save_pretrained(folder / name)
     other = load_audioldm(official(tmp_path))
-    latents, tokens = model.noise(["a"], 0), embeddings(1)
+    latents, tokens = model.noise(["a"], 0)[:, :, :16].contiguous(), embeddings(1)
     one, two = (each.synthesise(tokens, [""], latents, [0], SAMPLES, GENERATION) for each in (model, other))
     assert other.unet.dtype == torch.float32
     assert difference(two, one) < (0.05 if half else 1e-6)
     assert other.fingerprint != model.fingerprint
+
+
+def test_zeros_as_the_negative_condition_need_no_text_half(weights, model, tmp_path):
+    folder = tmp_path / "audioldm-s-full-v2"
+    shutil.copytree(weights / folder.name, folder, ignore=shutil.ignore_patterns("text_encoder", "tokenizer"))
+    with pytest.raises(WeightsError, match=r"lacks text_encoder, tokenizer; get it from .*audioldm-s-full-v2, licence"):
+        load_audioldm(official(tmp_path))
+    other = load_audioldm(official(tmp_path, "audio_models.audioldm.negative=zeros"))
+    torch.testing.assert_close(other.negative("anything").embedding, torch.zeros(1, 96))
+    assert other.fingerprint != model.fingerprint
+    # It is where the micro preset has what it ships, and where a setting puts it.
+    placed = official("nowhere", f"weights.folders.audioldm={folder}", "audio_models.audioldm.negative=zeros")
+    assert load_audioldm(placed).fingerprint == other.fingerprint
+    shipped = load_preset(TINY, ["weights.source=shipped", f"weights.folder={tmp_path}"])
+    assert repository_folder(AUDIOLDM, shipped, ["unet"]) == tmp_path / "audioldm"
+
+
+def test_the_negative_condition_is_kept_under_its_weights(weights, tmp_path, monkeypatch):
+    made = load_audioldm(official(weights), cache=tmp_path).negative(PROMPT)
+    again = load_audioldm(official(weights), cache=tmp_path)
+    monkeypatch.setattr(again, "encode_negative", lambda _: pytest.fail("CLAP is loaded though the condition is kept"))
+    torch.testing.assert_close(again.negative(PROMPT).embedding, made.embedding, atol=0, rtol=0)
+    assert not torch.equal(load_audioldm(load_preset(TINY), cache=tmp_path).negative(PROMPT).embedding, made.embedding)
+
+
+def test_what_does_not_fit_is_named(weights, tmp_path):
+    with pytest.raises(WeightsError) as caught:
+        load_audioldm(official(tmp_path))
+    for word in ("audioldm-s-full-v2 lacks unet", "huggingface.co/cvssp/audioldm-s-full-v2", "CC BY-NC-SA 4.0"):
+        assert word in str(caught.value)
+    with pytest.raises(WeightsError, match=r"takes 96 values of a class condition.*audiomae has 48"):
+        load_audioldm(official(weights, "encoders.audiomae.width=48"))
+    with pytest.raises(PresetError, match=r"audioldm.unet takes no values of a class condition"):
+        load_audioldm(load_preset(TINY, ["audio_models.audioldm.unet.class_embed_type=null"]))
+    with pytest.raises(PresetError, match=r"^audio_models.audioldm.vae describes no model: ."):
+        load_audioldm(load_preset(TINY, ["audio_models.audioldm.vae.latent_channels=x"]))
+    folder = tmp_path / "audioldm-s-full-v2"
+    shutil.copytree(weights / folder.name, folder)
+    state = load_file(path := folder / "vocoder" / "model.safetensors")
+    save_file({name: tensor for name, tensor in state.items() if name != "conv_post.bias"}, path, {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"vocoder cannot be loaded: its file lacks weights: 1 .conv_post\.bias"):
+        load_audioldm(official(tmp_path))
+    path.unlink()
+    with pytest.raises(WeightsError, match=r"vocoder cannot be loaded"):
+        load_audioldm(official(tmp_path))
+
+
+def test_a_clip_does_not_depend_on_its_batch(model):
+    tokens, noise = embeddings(3), model.noise(["a", "b", "c"], 0)[:, :, :16].contiguous()
+    together = model.synthesise(tokens, [""] * 3, noise, [0, 1, 2], SAMPLES, GENERATION)
+    alone = model.synthesise(2 * tokens[1:2], ["x"], noise[1:2], [1], SAMPLES, GENERATION)
+    assert difference(together[1:2], alone) < 1e-4, "nor on the length of its prediction, nor on its label"
