@@ -25,7 +25,8 @@ from presets import load_preset
 def measure(name: str, video: str, device: str, precision: Any, queue: Any) -> None:
     quiet_libraries()
     preset = load_preset("paper", ["weights.source=seeded"])
-    clip = decode_clip(video, preset.media)
+    rate = preset.encoders[name].sample_rate
+    clip = decode_clip(video, preset.media, rates=[] if rate is None else [rate])
     base = peak_memory_gb()
     encoder = load_encoder(name, preset=preset, device=device, precision=precision)
     shapes: list[tuple[int, ...]] = []

@@ -68,13 +68,22 @@ class Job:
     audio: bool = True
     start: float = 0.0
     blank: bool = False
+    rates: tuple[int, ...] = ()
 
 
 Decoder = Callable[[Job, MediaConfig], DecodedClip]
 
 
 def decode_job(job: Job, config: MediaConfig) -> DecodedClip:
-    return decode_clip(Path(job.path), config, start=job.start, backend=job.backend, audio=job.audio, blank=job.blank)
+    return decode_clip(
+        Path(job.path),
+        config,
+        start=job.start,
+        backend=job.backend,
+        audio=job.audio,
+        blank=job.blank,
+        rates=job.rates,
+    )
 
 
 def _decoding(decoder: Decoder, job: Job, config: MediaConfig, seconds: float | None = None) -> Call:

@@ -228,11 +228,12 @@ class Extractor:
                 work = self._plan(shard)
                 if work is None:
                     continue
-                audio = any(reads(part.stage) == "waveform" for part in work.stages)
+                heard = [self.preset.encoders[name] for part in work.stages if reads(name := part.stage) == "waveform"]
+                rates = tuple(sorted({each.sample_rate for each in heard if each.sample_rate is not None}))
                 for clip in work.todo:
                     planned.append((work, clip))
                     _ = work.sources[clip.clip_id].state  # as it is before it is decoded
-                    yield Job(clip.path, audio=audio)
+                    yield Job(clip.path, audio=bool(heard), rates=rates)
 
         batch: list[tuple[Clip, DecodedClip | ClipError]] = []
         results = prefetch(self._pool.decode(jobs()), self.preset.cache.encode_batch)

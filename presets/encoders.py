@@ -15,6 +15,8 @@ ENCODERS = Registry(
     timechat="pipeline.encoders.settings:TimeChatConfig",
     audiomae="pipeline.encoders.settings:AudioMAEConfig",
     flan_t5="pipeline.encoders.settings:FlanT5Config",
+    clip="pipeline.encoders.clip_settings:CLIPConfig",
+    clap="pipeline.encoders.clip_settings:CLAPConfig",
 )
 
 
@@ -36,6 +38,11 @@ class EncoderConfig:
     @property
     def dimension(self) -> int | None:
         """Values of one feature; None: only its features tell."""
+        return None
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Hz of the waveform that it reads; None: ``media.sample_rate``, whatever that is."""
         return None
 
 

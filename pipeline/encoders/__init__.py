@@ -73,8 +73,8 @@ def load_encoder(
 
     ``checkpoints`` maps roles to official files; left out, they are looked for under their official
     names in the preset's weights folder; where the preset's weights are ``shipped`` they are
-    ``<name>.safetensors`` there, where they are ``seeded`` they are drawn. ``config`` overrides single
-    fields of the encoder's settings (for example depths).
+    ``<name>.safetensors`` there, or a folder ``<name>`` in the official layout; where they are ``seeded``
+    they are drawn. ``config`` overrides single fields of the encoder's settings (for example depths).
     Raises KeyError for an unknown name, :class:`common.errors.InputError` for an unknown precision and
     :class:`common.errors.WeightsError` for weights that are missing or wrong.
     """

@@ -41,7 +41,7 @@ class Encoder(Frozen):
     def encode_clips(self, clips: Sequence[DecodedClip]) -> Tensor:
         """Features (B, T, D) of decoded clips: ``encode`` of what ``config.reads`` names, their frames or waveforms."""
         if self.config.reads == "waveform":
-            return self.encode(torch.from_numpy(np.stack([c.waveform for c in clips if c.waveform is not None])))
+            return self.encode(torch.from_numpy(np.stack([clip.sound(self.config.sample_rate) for clip in clips])))
         return self.encode(stacked_frames(clips))
 
     def encode_labels(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -158,6 +158,10 @@ class AudioMAEConfig(EncoderConfig):
     def dimension(self) -> int:
         return self.width
 
+    @property
+    def sample_rate(self) -> int:
+        return 16_000  # of its filter bank
+
 
 @dataclass(config=STRICT, frozen=True)
 class FlanT5Config(EncoderConfig):

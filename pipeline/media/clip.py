@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from common.errors import ClipError, PresetError
+from common.errors import ClipError, InputError, PresetError
 from pipeline.media.container import check_file
 from pipeline.media.decord_picture import frames_decord
 from pipeline.media.picture import Pictures, frames_pyav
-from pipeline.media.sound import decode_waveform
+from pipeline.media.sound import decode_waveforms
 from presets.config import MediaConfig
 
 BACKENDS = {"decord": frames_decord, "pyav": frames_pyav}
@@ -23,8 +24,9 @@ class DecodedClip:
     """What every encoder reads.
 
     ``frames``: uint8 (frames, size, size, 3), RGB, black where the video has ended.
-    ``waveform``: float32 (samples,) in [-1, 1], 16 kHz mono, zero outside the sound stream, or None
-    with the reason in ``audio_fault``. ``times``: seconds of each frame from the clip's start.
+    ``waveform``: float32 (samples,) in [-1, 1], mono at ``media.sample_rate`` (16 kHz), zero outside the sound stream,
+    or None with the reason in ``audio_fault``. ``waveforms``: that, and the same at every other rate (Hz) that was
+    asked for, each resampled from the decoded sound itself. ``times``: seconds of each frame from the clip's start.
     ``shown``: bool (frames,), whether the picture is on screen at that time.
     """
 
@@ -33,6 +35,20 @@ class DecodedClip:
     waveform: np.ndarray | None
     audio_fault: ClipError | None
     shown: np.ndarray
+    waveforms: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+    def sound(self, rate: int | None = None) -> np.ndarray:
+        """The waveform at ``rate`` Hz; None: at that of ``media``.
+
+        Raises its ``audio_fault``, and :class:`InputError` for a rate that was not asked for when it was decoded.
+        """
+        if self.audio_fault is not None:
+            raise self.audio_fault
+        found = self.waveform if rate is None else self.waveforms.get(rate)
+        if found is None:
+            rates = ", ".join(map(str, sorted(self.waveforms))) or "no rate"
+            raise InputError(f"a clip was decoded without sound at {rate or 'any rate'} Hz: it has {rates}")
+        return found
 
 
 def is_silent(waveform: np.ndarray, config: MediaConfig) -> bool:
@@ -85,12 +101,14 @@ def decode_clip(
     backend: str | None = None,
     audio: bool = True,
     blank: bool = False,
+    rates: Collection[int] = (),
 ) -> DecodedClip:
     """Decode one window of one file, once, for all encoders.
 
-    A file whose sound is missing or unusable still gives its frames, with ``audio_fault`` set.
-    ``backend`` None takes the configured one and, where that is decord and fails, PyAV. ``blank``: a window
-    without a picture is black, not refused (one of a film that has its picture elsewhere).
+    ``rates``: in Hz, at which the sound is wanted besides ``media.sample_rate``. A file whose sound is missing or
+    unusable still gives its frames, with ``audio_fault`` set. ``backend`` None takes the configured one and, where that
+    is decord and fails, PyAV. ``blank``: a window without a picture is black, not refused (one of a film that has its
+    picture elsewhere).
     Raises :class:`ClipError`, and :class:`PresetError` for a decoder that is not installed.
     """
     path = Path(path)
@@ -101,13 +119,15 @@ def decode_clip(
     if not blank and (on_screen == 0 or (on_screen < 2 and pictures.seen < 2)):
         window = f"between {start:g} and {start + config.seconds:g} s"
         raise ClipError("too_short", f"{path} shows no picture {window}, or a single frame that passes")
-    waveform, fault = None, None
+    waveforms: dict[int, np.ndarray] = {}
+    fault = None
     if audio:
         try:
-            waveform = decode_waveform(path, config, start)
-            if is_silent(waveform, config):
+            waveforms = decode_waveforms(path, config, rates, start)
+            if is_silent(waveforms[config.sample_rate], config):  # whatever other rates an encoder hears it at
                 raise ClipError("silent", f"{path}: peak under {config.silence_threshold_db:g} dB of full scale")
         except ClipError as error:
-            waveform, fault = None, error
+            waveforms, fault = {}, error
     times = np.arange(config.frames) / config.frames_per_second
-    return DecodedClip(pictures.frames, times, waveform, fault, pictures.shown)
+    waveform = waveforms.get(config.sample_rate)
+    return DecodedClip(pictures.frames, times, waveform, fault, pictures.shown, waveforms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ class _Elsewhere(Exception):
 
 
 class _Track:
-    """The window's samples. A gap, or an overlap of more than ``_SEAM``, starts a new run of frames."""
+    """The window's samples at one rate. A gap, or an overlap of more than ``_SEAM``, starts a new run of frames."""
 
-    def __init__(self, config: MediaConfig, start: float):
-        self.config, self.start = config, start
-        self.waveform = np.zeros(config.samples, np.float32)
+    def __init__(self, seconds: float, rate: int, start: float):
+        self.rate, self.start = rate, start
+        self.samples = round(seconds * rate)
+        self.waveform = np.zeros(self.samples, np.float32)
         self.heard = 0
         self.resampler: Any = None
         self.format: tuple[Any, ...] = ()
@@ -49,9 +51,9 @@ class _Track:
         if self.next_time is None or abs(time - self.next_time) > _SEAM or form != self.format:
             self.flush()
             # 16 bit, as everybody's wav copies: only there does swresample keep a downmix within full scale.
-            self.resampler = av.AudioResampler(format="s16", layout="mono", rate=self.config.sample_rate)
+            self.resampler = av.AudioResampler(format="s16", layout="mono", rate=self.rate)
             self.format, self.next_time = form, time
-            self.position = round((time - self.start) * self.config.sample_rate)
+            self.position = round((time - self.start) * self.rate)
         self._place(self.resampler.resample(frame))
         assert self.next_time is not None
         self.next_time += frame.samples / frame.sample_rate
@@ -64,7 +66,7 @@ class _Track:
     def _place(self, pieces: list[Any]) -> None:
         for piece in pieces:
             samples = piece.to_ndarray()[0] / np.float32(32768)
-            left, right = max(self.position, 0), min(self.position + len(samples), self.config.samples)
+            left, right = max(self.position, 0), min(self.position + len(samples), self.samples)
             if right > left:
                 self.waveform[left:right] = samples[left - self.position : right - self.position]
                 self.heard += right - left
@@ -72,7 +74,7 @@ class _Track:
 
     @property
     def end(self) -> float:
-        return self.start + self.position / self.config.sample_rate
+        return self.start + self.position / self.rate
 
 
 def decode_waveform(path: str | Path, config: MediaConfig, start: float = 0.0) -> np.ndarray:
@@ -80,11 +82,22 @@ def decode_waveform(path: str | Path, config: MediaConfig, start: float = 0.0) -
 
     Raises :class:`ClipError` ``no_audio``, ``unreadable``, ``truncated`` or ``too_short``.
     """
+    return decode_waveforms(path, config, (), start)[config.sample_rate]
+
+
+def decode_waveforms(
+    path: str | Path, config: MediaConfig, rates: Collection[int], start: float = 0.0
+) -> dict[int, np.ndarray]:
+    """As :func:`decode_waveform`, by rate in Hz: at that of ``config`` and at ``rates``, out of one decoding.
+
+    What is at one rate, and whether it can be used, does not depend on which others are asked for.
+    """
     path = Path(path)
+    wanted = list(dict.fromkeys([config.sample_rate, *sorted(rates)]))
     for begin in beginnings(start, 1.0):
         with open_container(path) as container:
             try:
-                return _read(container, path, config, start, begin)
+                return _read(container, path, config, wanted, start, begin)
             except _Elsewhere:
                 continue
             except av.error.FFmpegError as error:
@@ -94,9 +107,12 @@ def decode_waveform(path: str | Path, config: MediaConfig, start: float = 0.0) -
     raise AssertionError("the last attempt reads from the start")
 
 
-def _read(container: Any, path: Path, config: MediaConfig, start: float, begin: float | None) -> np.ndarray:
+def _read(
+    container: Any, path: Path, config: MediaConfig, rates: list[int], start: float, begin: float | None
+) -> dict[int, np.ndarray]:
     stream = audio_stream(container, path)
-    track, packets = _Track(config, start), Packets(container, begin)
+    tracks, packets = [_Track(config.seconds, rate, start) for rate in rates], Packets(container, begin)
+    track = tracks[0]  # which says how far to read
     read = broken = 0
     last_error = ""
     first = True
@@ -122,12 +138,14 @@ def _read(container: Any, path: Path, config: MediaConfig, start: float, begin: 
         if begin is not None and first and (time is None or time > start):
             raise _Elsewhere
         first = False
-        track.put(frame, time)
-        if track.position >= config.samples:
+        for each in tracks:
+            each.put(frame, time)
+        if track.position >= track.samples:
             break
     if begin is not None and first:
         raise _Elsewhere
-    track.flush()
+    for each in tracks:
+        each.flush()
     if broken > _BROKEN_SHARE * read:
         raise ClipError(
             "unreadable", f"{path}: {broken} of {read} packets of the audio stream cannot be decoded ({last_error})"
@@ -137,7 +155,7 @@ def _read(container: Any, path: Path, config: MediaConfig, start: float, begin: 
         _check_end(container, path, stream, packets, track, window_end)
     if track.heard == 0:
         raise ClipError("too_short", f"{path} has no sound between {start:g} and {window_end:g} s")
-    return track.waveform
+    return {each.rate: each.waveform for each in tracks}
 
 
 def _check_end(container: Any, path: Path, stream: Any, packets: Packets, track: _Track, window_end: float) -> None:

@@ -53,13 +53,13 @@ def test_extraction_in_half_precision(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cavp", "timechat", "audiomae"])
+@pytest.mark.parametrize("name", ["cavp", "timechat", "audiomae", "clip", "clap"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_compiled_encoders(name, precision):
     random = np.random.default_rng(0)
     frames = random.integers(0, 255, (1, 8, 3, 224, 224), np.uint8)
     waveform = random.standard_normal((1, 160_000), np.float32)
-    inputs = {"cavp": (frames,), "timechat": (frames, np.arange(8) / 4), "audiomae": (waveform,)}[name]
+    inputs = {"timechat": (frames, np.arange(8) / 4), "audiomae": (waveform,), "clap": (waveform,)}.get(name, (frames,))
     plain = load_encoder(name, preset=TINY)
     compiled = load_encoder(name, preset=TINY, precision=precision, compile=True)
     assert relative(compiled.encode(*inputs), plain.encode(*inputs)) < (1e-4 if precision == "float32" else 2e-2)

@@ -74,12 +74,12 @@ def trained(caches, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", ["cavp", "timechat", "audiomae"])
+@pytest.mark.parametrize("name", ["cavp", "timechat", "audiomae", "clip", "clap"])
 def test_encoders_in_bfloat16(name):
     random = np.random.default_rng(0)
     frames = random.integers(0, 255, (1, 8, 3, 224, 224), np.uint8)
     waveform = random.standard_normal((1, 160_000), np.float32)
-    inputs = {"cavp": (frames,), "timechat": (frames, np.arange(8) / 4), "audiomae": (waveform,)}[name]
+    inputs = {"timechat": (frames, np.arange(8) / 4), "audiomae": (waveform,), "clap": (waveform,)}.get(name, (frames,))
     ours, theirs = (
         load_encoder(name, preset=TINY, device=device, precision="bfloat16").encode(*inputs).cpu()
         for device in (NAME, "cpu")

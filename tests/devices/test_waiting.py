@@ -22,6 +22,8 @@ INPUTS = {
     "cavp": (FRAMES,),
     "timechat": (FRAMES, np.arange(8) / 4),
     "audiomae": (RANDOM.standard_normal((3, 160_000), np.float32),),
+    "clip": (FRAMES,),
+    "clap": (RANDOM.standard_normal((3, 480_000), np.float32),),
 }
 
 

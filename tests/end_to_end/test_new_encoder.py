@@ -94,7 +94,7 @@ def test_its_settings_are_checked_where_the_preset_is_read(registered):
             "is no setting of encoders.mean_colour: did you mean encoders.mean_colour.cells",
         ),
         ("encoders.mean_color.cells=3", "is no setting of encoders: did you mean encoders.mean_colour"),
-        ("mapper.encoders=[audiomae]", "one or more of cavp, timechat, mean_colour, each once"),
+        ("mapper.encoders=[audiomae]", "one or more of cavp, timechat, clip, mean_colour, each once"),
     ):
         with pytest.raises(PresetError, match=said):
             load_preset(TINY, [assignment])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import ClipError
+from common.errors import ClipError, InputError
 from pipeline.media import decode_clip, decode_waveform, probe
 from presets.config import MediaConfig
 from tests.media_factory import make_media, rotate, tone
@@ -181,3 +181,30 @@ def test_a_playlist_shows_no_other_film(kind, tmp_path):
     )
     with pytest.raises(ClipError, match=r"unreadable: .*playlist, which names others"):
         probe(listed)
+
+
+@pytest.mark.parametrize("rate", [48_000, 44_100, 16_000])
+def test_sound_at_several_rates_out_of_one_decoding(tmp_path, rate):
+    """What is at 16 kHz does not depend on what else is asked for; the others are no copies of it."""
+    sound = tone(11, rate, frequency=3000) + (tone(11, rate, frequency=11_000) if rate > 22_000 else 0)
+    path = make_media(tmp_path / "a.mp4", seconds=11, audio=sound, rate=rate, audio_start=0.5)
+    plain = decode_clip(path, CONFIG, start=0.3)
+    both = decode_clip(path, CONFIG, start=0.3, rates=[48_000, 16_000])
+    assert np.array_equal(both.waveform, plain.waveform)
+    assert both.sound() is both.sound(16_000) is both.waveform
+    wide = both.sound(48_000)
+    assert (wide.shape, wide.dtype) == ((480_000,), np.float32)
+    first = [np.argmax(np.abs(wave) > 0.1) / hertz for wave, hertz in ((wide, 48_000), (both.waveform, 16_000))]
+    assert first == pytest.approx([0.2, 0.2], abs=0.03), "AAC begins softly"
+    assert first[0] == pytest.approx(first[1], abs=0.001)
+    loudest = np.abs(np.fft.rfft(wide[48_000 : 2 * 48_000]))  # by Hz
+    assert loudest[3000] > 5000
+    assert (loudest[11_000] > 5000) == (rate > 22_000)
+    with pytest.raises(InputError, match="without sound at 32000 Hz: it has 16000, 48000"):
+        both.sound(32_000)
+
+
+def test_no_sound_at_any_rate(tmp_path):
+    clip = decode_clip(make_media(tmp_path / "a.mp4", seconds=1, audio=None), CONFIG, rates=[48_000])
+    with pytest.raises(ClipError, match="no audio stream"):
+        clip.sound(48_000)

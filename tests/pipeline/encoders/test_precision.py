@@ -19,6 +19,8 @@ INPUTS = {
     "timechat": (RANDOM.integers(0, 255, (1, 8, 3, 224, 224), np.uint8), np.arange(8) / 4),
     "audiomae": (RANDOM.standard_normal((1, 160_000), np.float32),),
     "flan_t5": (["dog barking"],),
+    "clip": (RANDOM.integers(0, 255, (1, 8, 3, 224, 224), np.uint8),),
+    "clap": (RANDOM.standard_normal((1, 480_000), np.float32),),
 }
 
 
