@@ -69,12 +69,8 @@ class CLAPConfig(EncoderConfig):
     fft: Count = 1024
     hop: Count = 480
     mel_bins: Width = 64
-    lowest: _CLIP = Repository("clip", "openai/clip-vit-base-patch32", "MIT (CLIP)", "clip-vit-base-patch32")
-_CLAP = Repository("clap", "laion/clap-htsat-unfused", "Apache-2.0 (CLAP)", "clap-htsat-unfused")
-_Hertz = 50.0
-    highest: _CLIP = Repository("clip", "openai/clip-vit-base-patch32", "MIT (CLIP)", "clip-vit-base-patch32")
-_CLAP = Repository("clap", "laion/clap-htsat-unfused", "Apache-2.0 (CLAP)", "clap-htsat-unfused")
-_Hertz = 14_000.0
+    lowest: _Hertz = 50.0
+    highest: _Hertz = 14_000.0
     spec_size: Width = 256
     patch_size: Width = 4
     window: Width = 8

@@ -47,7 +47,7 @@ def test_extraction(clips, tmp_path, cache_format):
     assert found["clap"].fingerprint["media"] == found["audiomae"].fingerprint["media"]
 
     path = store.path("clap", 0)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[:1000])
     again = run_here("pipeline", "extract", *words, "--stage", "clip,clap", "--set", "cache.decode_workers=0")
     assert "1 made, 1 already there" in again
     assert np.array_equal(store.read("clap", 0).features, found["clap"].features)

@@ -11,8 +11,11 @@ from presets import load_preset
 
 def test_every_file_is_listed_with_source_and_licence(tmp_path):
     (tmp_path / "timechat_7b.pth").write_bytes(b"content")
-    rows = weight_files(load_preset("paper", [f"weights.folder={tmp_path}"]))
-    assert {file.filename for kind in ENCODERS.values() for file in kind.files} <= {row.file.filename for row in rows}
+    preset = load_preset("paper", [f"weights.folder={tmp_path}"])
+    rows = weight_files(preset)
+    assert {file.filename for stage in preset.stages for file in ENCODERS[stage].files} <= {
+        row.file.filename for row in rows
+    }
     assert all(row.file.source and row.file.licence for row in rows)
     found = [row for row in rows if row.found]
     assert [row.file.filename for row in found] == ["timechat_7b.pth"]
