@@ -183,6 +183,7 @@ def load_sampler(preset: Preset, mapper_source: str | Path, device: str = "cpu")
     """
     folder = mapper_folder(mapper_source)
     mapper = MFMMapper.from_pretrained(folder, device)
+    mapper.predict_with(preset.generation.mapper_options)
     spec, (count, width) = mapper.spec, preset.tokens
     trained_for = spec.provenance.get("preset", preset.name)
     if spec.target_encoder != preset.target:

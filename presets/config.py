@@ -179,12 +179,14 @@ class TrainingConfig:
 class GenerationConfig:
     """Sampling of paper section 4.1.2.
 
+    ``mapper_options``: other ``mapper.options`` than the saved mapper's, of those that only prediction reads.
     ``scheduler``: a scheduler class of diffusers. ``decode_batch``: clips that the VAE and the vocoder take
     at once. ``overlap_seconds``: of neighbouring windows of a long video. ``precision``, ``channels_last`` and
     ``compile`` concern the UNet. Compiled, or on an accelerator, it is given few shapes: text is padded and the last
     batch filled up to ``batch``.
     """
 
+    mapper_options: Arguments = Field(default_factory=dict)
     scheduler: str = "DDIMScheduler"
     steps: Annotated[int, Number, Field(ge=1)] = 100  # at most those of the noise schedule: Preset
     guidance_scale: Annotated[float, Number, Field(ge=0, le=1000)] = 3.5

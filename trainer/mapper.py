@@ -148,6 +148,16 @@ class Mapper(nn.Module, ABC):
         fused = "" if fusion is None else f", {config.fusion} fusion"
         return f"{config.kind}, {config.layers} layers, width {config.width}{fused}"
 
+    def predict_with(self, options: Mapping[str, Any]) -> None:
+        """Predict with other :attr:`prediction_options`; raises :class:`PresetError` for others and wrong values."""
+        if unknown := sorted(options.keys() - {*self.prediction_options}):
+            raise PresetError(
+                f"generation.mapper_options has {', '.join(map(short, unknown))}, and of a mapper of kind "
+                f"'{self.spec.mapper.kind}' it can have {', '.join(self.prediction_options) or 'none'}"
+            )
+        if options:
+            self.options = checked(type(self.options), {**asdict(self.options), **options}, "generation.mapper_options")
+
     def forward(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
         return self.losses(visual, target)
 

@@ -1,6 +1,7 @@
 """V2A-Mapper: it learns, its noise is a clip's own, and its settings do what they say."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
 from common.errors import PresetError, WeightsError
+from generate.sampling import Sampler
 from presets import load_preset
 from presets.config import MapperConfig
 from tests.tiny import TINY
@@ -108,6 +110,11 @@ def test_guidance(visual):
     torch.testing.assert_close(made[0], made[0][:1].expand(4, -1, -1), atol=1e-6, rtol=1e-6)
     assert (made[1] - made[0]).abs().max() > 0.01
     torch.testing.assert_close(made[3], made[0] + 3 * (made[1] - made[0]), atol=1e-5, rtol=1e-5)
+    other = make_mapper(options={"guidance_scale": 0}, **settings)
+    other.predict_with({"guidance_scale": 3.0})
+    torch.testing.assert_close(other.predict(visual), made[3], atol=0, rtol=0)
+    with pytest.raises(PresetError, match=r"mapper_options has variant, .* it can have guidance_scale"):
+        other.predict_with({"variant": "regression"})
     for options in ({"variant": "regression"}, {"condition_dropout": 0.0}):
         with pytest.raises(PresetError, match=r"mapper\.options\.guidance_scale is 2, and must be 1"):
             make_mapper(options={"guidance_scale": 2, **options})
@@ -139,6 +146,15 @@ def test_a_clip_depends_on_its_picture_and_seed_alone(visual):
     made = mapper.sample(same, seeds)
     torch.testing.assert_close(made[0], made[3], atol=1e-6, rtol=1e-6)
     assert (made[0] - made[1]).abs().max() > 0.01
+
+
+def test_generation_draws_a_clip_s_noise_from_its_name(visual):
+    preset, model = load_preset(TINY), SimpleNamespace(device=torch.device("cpu"))
+    sampler = Sampler(make_mapper(), model, preset, "")
+    same = {name: array[:1].expand(3, -1, -1) for name, array in visual.items()}
+    one, other, again = sampler.predict(same, ["one", "other", "one"])
+    torch.testing.assert_close(one, again, atol=1e-6, rtol=1e-6)
+    assert (one - other).abs().max() > 0.01
 
 
 def test_the_size_of_the_picture_s_features_is_nothing_to_it(visual):
