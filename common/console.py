@@ -46,7 +46,10 @@ LINE_SECONDS = 10.0  # between two lines of progress in a log
 CACHE = typer.Option(help="feature cache: a folder, or an fsspec URL such as s3://bucket/cache")
 CacheOption = Annotated[str, CACHE]
 PresetOption = Annotated[
-    str, typer.Option(help="micro, paper, or the path of a YAML file; with ,fast after it: fewer steps")
+    str,
+    typer.Option(
+        help="micro, paper, or the path of a YAML file; with ,fast after it: fewer steps; ,mfm-mapper-m: 100 epochs"
+    ),
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -169,7 +169,7 @@ def draw_figure2(columns: Sequence[Column]) -> Figure:
                 axes.set_ylabel(f"{shown(name)}\nkHz", fontsize=8, parse_math=False)
         grid[-1][number].set_xlabel("seconds", fontsize=8)
     bar = figure.colorbar(image, ax=list(grid[1:].ravel()), aspect=20 * len(names), pad=0.01)
-    bar.set_label("dB below the loudest", fontsize=8)
+    bar.set_label("dB relative to the loudest", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
 

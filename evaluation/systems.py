@@ -49,7 +49,7 @@ def files_by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return dict(zip(ids_of_files(paths, suffixes), (folder / path for path in paths), strict=True))
 
 
-def read_systems(words: Sequence[str]) -> list[System]:
+def read_systems(words: Sequence[str], option: str = "--out") -> list[System]:
     """``NAME=FOLDER``, or a folder whose own name is the system's; raises :class:`InputError`."""
     systems = []
     for word in words:
@@ -57,11 +57,11 @@ def read_systems(words: Sequence[str]) -> list[System]:
         if not separator or Path(word).is_dir():
             name, folder = Path(word).resolve().name, word
         if not name or not folder:
-            raise InputError(f"--out {word}: give NAME=FOLDER, such as MFM-Mapper=outputs/mine")
+            raise InputError(f"{option} {word}: give NAME=FOLDER, such as MFM-Mapper=outputs/mine")
         if not Path(folder).is_dir():
-            raise InputError(f"--out {word}: {folder} is not a folder; give NAME=FOLDER of what make generate wrote")
+            raise InputError(f"{option} {word}: {folder} is not a folder; give NAME=FOLDER of what make generate wrote")
         systems.append(System(name, Path(folder)))
     names = [system.name for system in systems]
     if several := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"--out names {some(several)} twice: give each folder a NAME of its own, as NAME=FOLDER")
+        raise InputError(f"{option} names {some(several)} twice: give each folder a NAME of its own, as NAME=FOLDER")
     return systems

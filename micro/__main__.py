@@ -153,16 +153,20 @@ def curve(
 @command
 def report(
     output: Annotated[Path, typer.Option("--out", help="what make generate wrote of rendered clips")],
+    beside: Annotated[
+        list[str], typer.Option(help="NAME=FOLDER of another system's sound of some of them, for Figure 2; repeat it")
+    ] = [],  # noqa: B006
 ) -> None:
     """A page of generated clips beside their truth, with the events seen and heard, and the scores."""
     from common.runtime import quiet_libraries
+    from evaluation.systems import read_systems
     from micro.networks import load_classifier
     from micro.page import write_page
     from presets import load_preset
 
     quiet_libraries()
     preset = load_preset("micro")
-    path, scores = write_page(output, load_classifier(preset), preset.note)
+    path, scores = write_page(output, load_classifier(preset), preset.note, read_systems(beside, "--beside"))
     summary("report", {**scores, "page": path})
 
 

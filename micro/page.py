@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ import pyarrow.parquet as pq
 
 from common.errors import InputError
 from common.writing import replacing
+from evaluation.figure2 import choose_clips, read_column, write_figure2
+from evaluation.systems import System
 from micro.networks import MicroClassifier
 from micro.onsets import TOLERANCE_SECONDS, compare_onsets, find_onsets, loudness_agreement
 from micro.study import scene
 from micro.world.scene import SECONDS, Scene
 from pipeline.media.writing import read_wav
 
+FIGURE, FIGURE_CLIPS = "figure2.png", 3
 _WIDTH, _ROW, _LEFT = 900, 26, 110  # of the time line, pixels
 _STEPS = 80  # of a loudness curve
 
@@ -104,8 +108,13 @@ def _loudness(waveform: np.ndarray) -> np.ndarray:
     return np.array([np.sqrt(np.mean(part**2)) for part in np.array_split(waveform.astype(np.float64), _STEPS)])
 
 
-def write_page(out: Path, classifier: MicroClassifier, note: str) -> tuple[Path, dict[str, str]]:
-    """``report.html`` in ``out``; returns it and the scores it begins with."""
+def write_page(
+    out: Path, classifier: MicroClassifier, note: str, beside: Sequence[System] = ()
+) -> tuple[Path, dict[str, str]]:
+    """``report.html`` in ``out``; returns it and the scores it begins with.
+
+    With other systems ``beside`` it shows the paper's Figure 2 of the first three clips that all have.
+    """
     rows = clip_rows(out, classifier)
     timed = [row["timing"] for row in rows if row["timing"] is not None]
     loud = [row["loudness"] for row in rows if row["loudness"] is not None]
@@ -120,8 +129,23 @@ def write_page(out: Path, classifier: MicroClassifier, note: str) -> tuple[Path,
     if evaluation.is_file():
         scores |= {name: f"{value:.3g}" for name, value in json.loads(evaluation.read_text())["values"].items()}
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
-    page = environment.get_template("page.html.j2").render(rows=rows, scores=scores, note=note)
+    figure = figure2(out, beside) if beside else []
+    page = environment.get_template("page.html.j2").render(rows=rows, scores=scores, note=note, figure=figure)
     path = out / "report.html"
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path, scores
+
+
+def figure2(out: Path, beside: Sequence[System]) -> list[dict[str, Any]]:
+    """Draw ``figure2.png`` in ``out``; of each of its clips the label, and the sound of each system from ``out``."""
+    systems = [System("MFM-Mapper", out), *beside]
+    columns = [read_column(clip_id, systems) for clip_id in choose_clips(systems, (), FIGURE_CLIPS)]
+    write_figure2(out / FIGURE, columns)
+    return [
+        {
+            "label": column.label,
+            "sounds": {system.name: os.path.relpath(system.sounds[column.clip_id], out) for system in systems},
+        }
+        for column in columns
+    ]

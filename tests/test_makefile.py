@@ -77,4 +77,7 @@ def test_an_option_of_the_preset_has_sound_of_its_own_and_nothing_else():
         "--format", "hdf5",
     ]  # fmt: skip
     assert words("train", PRESET="micro,fast")[4:6] == ["--run", "runs/micro"]
+    longer = ["--preset", "paper,mfm-mapper-m", "--cache", "cache/paper", "--run", "runs/paper,mfm-mapper-m"]
+    assert words("train", PRESET="paper,mfm-mapper-m")[:6] == longer
+    assert words("generate", PRESET="paper,fast,mfm-mapper-m", RUN="r")[2:4] == ["--cache", "cache/paper"]
     assert words("train", PRESET="my, own.yaml")[:4] == ["--preset", "my, own.yaml", "--cache", "cache/my, own.yaml"]

@@ -1,6 +1,7 @@
 """The demo's page on sounds whose events are known."""
 
 import re
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -8,12 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import InputError
+from evaluation.systems import read_systems
 from micro.networks import load_classifier
 from micro.page import timeline, write_page
 from micro.study import another_of_its_class, scene
 from micro.world.render import render_waveform, scene_of
 from pipeline.media.writing import write_wav
 from presets import load_preset
+from tests.media_factory import make_media
 
 IDS = [f"world{number:06d}_000000" for number in (0, 6, 12)]
 
@@ -31,8 +34,30 @@ def test_a_page_of_true_sounds_finds_everything_right(tmp_path):
     assert hit == known
     page = path.read_text()
     assert page.count("<svg") == 3
+    assert "Figure 2" not in page
     assert "world000018" not in page
     assert {f"mp4/{c}.mp4" for c in IDS} == set(re.findall(r'<video[^>]+src="([^"]+)"', page))
+
+
+def test_figure_2_of_the_clips_that_all_have(tmp_path):
+    """One of the two clips was made by the other system, in a folder of its class."""
+    for clip_id in IDS[:2]:
+        for folder in ("wav", "truth"):
+            write_wav(tmp_path / "out" / folder / f"{clip_id}.wav", render_waveform(scene(clip_id)), 16_000)
+        make_media(tmp_path / "out/mp4" / f"{clip_id}.mp4", fps=2, audio=False)
+    rows = [{"clip_id": c, "label": scene(c).label, "wav": f"wav/{c}.wav"} for c in IDS[:2]]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "out/made.parquet")
+    other = tmp_path / "a b" / "its class" / f"{IDS[1]}.wav"
+    write_wav(other, render_waveform(scene(IDS[0])), 16_000)
+    systems = read_systems([f"V2A-Mapper={tmp_path / 'a b'}"])
+    page = write_page(tmp_path / "out", load_classifier(load_preset("micro")), "", systems)[0].read_text()
+    (section,) = re.findall(r'<section id="figure2">.*?</section>', page, re.DOTALL)
+    assert "figure2.png" in section
+    assert (tmp_path / "out/figure2.png").stat().st_size > 10_000
+    places = [unquote(place) for place in re.findall(r'<audio[^>]+src="([^"]+)"', section)]
+    assert [(tmp_path / "out" / place).resolve() for place in places] == [
+        (tmp_path / "out/wav" / f"{IDS[1]}.wav").resolve(), other.resolve(),
+    ]  # fmt: skip
 
 
 def test_the_time_line_has_a_mark_for_each_event_and_a_curve_for_each_level():

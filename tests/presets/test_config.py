@@ -267,6 +267,12 @@ def test_an_option_is_merged_over_a_preset(tmp_path):
     assert mine.generation.steps == fast.generation.steps
 
 
+def test_mfm_mapper_m_is_trained_for_100_epochs_and_is_the_same_otherwise():
+    longer, paper = load_preset("paper,mfm-mapper-m").to_dict(), load_preset("paper").to_dict()
+    assert (longer["training"].pop("epochs"), paper["training"].pop("epochs")) == (100, 40)
+    assert longer == paper
+
+
 @pytest.mark.parametrize("name", ["micro,slow", "micro,", "micro,fast,", "micro,../micro", "micro,fast\0"])
 def test_unknown_options_list_the_known_ones(name):
     with pytest.raises(PresetError, match=r"unknown option .* of preset micro: there is fast"):
