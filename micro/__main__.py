@@ -151,6 +151,54 @@ def curve(
 
 @app.command()
 @command
+def probe(
+    folder: Annotated[
+        Path | None, typer.Option(help="a study, whose cache and mappers are probed; default: scenes in memory")
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="checkpoint folder of python -m micro train; default: the weights that ship")
+    ] = None,
+    mapper: Annotated[
+        list[Path],
+        typer.Option(help="folder of a trained mapper, may be given again; default: the shipped one or the study's"),
+    ] = [],  # noqa: B006
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", help="where probe.json and probe.md go; default: that of the models or study"),
+    ] = None,
+    train_scenes: Annotated[int, typer.Option("--train", help="scenes that the probes learn from")] = 240,
+    test_scenes: Annotated[int, typer.Option("--test", help="scenes that they are measured on")] = 96,
+    names: Annotated[
+        str, typer.Option("--features", help="all, none, names joined by commas; default: on a CPU no vocoded ones")
+    ] = "default",
+    ceiling: Annotated[int, typer.Option(help="test scenes of each class made to sound; 0: none")] = 4,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch")] = 0,
+    assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
+) -> None:
+    """What every feature and every stage of sound knows of class, size, level and instant, by linear probes."""
+    import torch
+
+    from common.errors import InputError
+    from common.runtime import choose_device, quiet_libraries
+    from micro.probe import make_bench, run_probe, weights_of
+    from micro.probe_report import rows_of
+
+    quiet_libraries()
+    if threads:
+        torch.set_num_threads(threads)
+    where = output or models or folder or Path("runs/probe")
+    if folder is not None and models is not None:
+        raise InputError("--folder has features of the weights it was made with: give either it or --models")
+    chosen = choose_device(device)
+    with weights_of(models, assignments) as settings:
+        bench = make_bench(folder, settings, mapper, chosen, train_scenes, test_scenes)
+        results = run_probe(bench, names, ceiling, where, out.print)
+    summary("probe", {**rows_of(results), "written to": where / "probe.md"})
+
+
+@app.command()
+@command
 def report(
     output: Annotated[Path, typer.Option("--out", help="what make generate wrote of rendered clips")],
     beside: Annotated[

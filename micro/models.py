@@ -20,6 +20,7 @@ from micro.classifier import train_classifier
 from micro.data import LABELS, keep_in, waveforms
 from micro.diffusion import encode_latents, encode_tokens, train_unet
 from micro.fit import Machine
+from micro.probe_report import card_section
 from micro.text import TextToAudio, save_text, train_text
 from micro.vision import train_cavp, train_frames, train_timechat
 from micro.vocoder import GriffinLim
@@ -115,7 +116,8 @@ class MicroModels:
     def export(self, target: Path, mapper: Path | None = None) -> None:
         """Write what the preset ``micro`` loads: float16 safetensors, configs, logs and a model card.
 
-        ``mapper``: a trained one that ships with them. ``notes.md`` in the training's folder goes into the card.
+        ``mapper``: a trained one that ships with them. ``notes.md`` and the ``probe.json`` of ``python -m micro probe``
+        in the training's folder go into the card.
         """
         audioldm2 = target / "audioldm2"
         audioldm2.mkdir(parents=True, exist_ok=True)
@@ -162,10 +164,16 @@ class MicroModels:
             "Apache-2.0, like the code.\n\n"
             "| stage | steps | minutes | on held-out scenes, of held-out sizes |\n| --- | --- | --- | --- |\n"
             + "\n".join(stages)
-            + f"\n\nThe logs are in `logs/`.\n\n{notes}\n| file | size | sha256 |\n| --- | --- | --- |\n"
+            + f"\n\nThe logs are in `logs/`.\n\n{notes}\n"
+            + self._probed()
+            + "| file | size | sha256 |\n| --- | --- | --- |\n"
             + "\n".join(rows)
             + "\n"
         )
+
+    def _probed(self) -> str:
+        path = self.folder / "probe.json"
+        return f"{card_section(json.loads(path.read_text()))}\n" if path.is_file() else ""
 
 
 STAGES = tuple(vars(Steps()))
