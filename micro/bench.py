@@ -206,7 +206,7 @@ def features(bench: Bench, names: str = "default") -> dict[str, Callable[[Bench]
 
     ``default``: all, but on a CPU not the vocoded ones, which take a second a scene. Raises :class:`InputError`.
     """
-    known = {**FEATURES, **{f"tokens of {name}": _tokens(name) for name in bench.mappers}}
+    known = {**FEATURES, **{tokens_of(name): _tokens(name) for name in bench.mappers}}
     if names == "none":
         return {}
     if names in ("all", "default"):
@@ -216,6 +216,11 @@ def features(bench: Bench, names: str = "default") -> dict[str, Callable[[Bench]
     if unknown := [name for name in chosen if name not in known]:
         raise InputError(f"unknown feature '{unknown[0]}': there are {'; '.join(known)}")
     return {name: known[name] for name in chosen}
+
+
+def tokens_of(mapper: str) -> str:
+    """The title of a mapper's tokens."""
+    return f"tokens of {mapper}"
 
 
 def _tokens(name: str) -> Callable[[Bench], Probed]:

@@ -15,7 +15,7 @@ import torch
 
 from common.errors import InputError, WeightsError
 from common.writing import replacing, write_text
-from micro.bench import Bench, features
+from micro.bench import Bench, features, tokens_of
 from micro.ceiling import ceilings
 from micro.fit import Fit
 from micro.models import STAGES, MicroModels, Steps
@@ -78,7 +78,8 @@ def run_probe(bench: Bench, names: str, ceiling: int, output: Path, note: Callab
         "probes": {},
         "left_out": {},
     }
-    for name, make in features(bench, names).items():
+    chosen = features(bench, names)
+    for name, make in chosen.items():
         try:
             feature = make(bench)
         except WeightsError as error:
@@ -86,7 +87,7 @@ def run_probe(bench: Bench, names: str, ceiling: int, output: Path, note: Callab
             continue
         results["probes"][name] = {"shape": list(feature.values.shape[1:]), **probe(bench.subjects, feature)}
         note(f"after {time.monotonic() - started:.0f} s {name}: {probe_line(results['probes'][name])}")
-    results["mapper_inputs"] = {name: mapper_inputs(bench, name) for name in bench.mappers}
+    results["mapper_inputs"] = {name: mapper_inputs(bench, name) for name in bench.mappers if tokens_of(name) in chosen}
     if ceiling:
         labels, test = bench.subjects.label, bench.subjects.rows("test")
         rows = sorted(row for n in set(labels[test].tolist()) for row in test[labels[test] == n][:ceiling].tolist())
