@@ -197,16 +197,22 @@ def train_unet(
         )[0]
         return (predicted - target).square().mean()
 
-    def step(number: int) -> dict[str, Tensor]:
-        denoised = error(rows[number], _DROP, 0.25)
-        position, restored = aids.losses(latents[rows[number]])
+    chosen = torch.zeros(batch, dtype=torch.long, device=device)
+
+    def choose(number: int) -> dict[str, Tensor]:
+        chosen.copy_(rows[number])
+        return {}
+
+    def step() -> dict[str, Tensor]:
+        denoised = error(chosen, _DROP, 0.25)
+        position, restored = aids.losses(latents[chosen])
         misses = aids.misses()
         loss = denoised + 0.3 * position + 0.5 * restored + 0.2 * misses
         return {"loss": loss, "denoised": denoised, "position": position, "restored": restored, "misses": misses}
 
     def held_out() -> dict[str, Tensor]:
-        return {"loss": error(torch.arange(count, len(latents)), 0.0, 0.0)}
+        return {"loss": error(torch.arange(count, len(latents), device=device), 0.0, 0.0)}
 
     fit = Fit("unet", folder, steps, 1.5e-3, warmup=200, average=0.998, machine=machine, goal=Goal("loss", 0.1))
-    fit.run(aids, step, held_out)
+    fit.run(aids, choose, held_out, graph=step)
     return unet.cpu()

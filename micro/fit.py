@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 Step = Callable[[int], dict[str, Tensor]]
+_Weights = tuple[Tensor, ...] | list[Tensor]
 
 
 def best_precision(device: str) -> str:
@@ -40,6 +41,17 @@ class Goal:
     def reached(self, figures: dict[str, float]) -> bool:
         figure = figures[self.metric]
         return figure >= self.value if self.higher else figure <= self.value
+
+
+@dataclass
+class _Average:
+    """Exponential moving average of all weights at once, whose decay grows with the steps that are done."""
+
+    decay: float
+    done: int = 0
+
+    def __call__(self, averaged: _Weights, current: _Weights, updates: Tensor | int) -> None:
+        torch._foreach_lerp_(list(averaged), list(current), 1 - min(self.decay, self.done / (self.done + 9)))
 
 
 @dataclass(frozen=True)
@@ -70,8 +82,13 @@ class Fit:
         step: Step,
         held_out: Callable[[], dict[str, Tensor]] | None = None,
         every: int = 50,
+        graph: Callable[[], dict[str, Tensor]] | None = None,
     ) -> None:
         """Train ``module`` by the ``loss`` that ``step(number)`` returns; goes on from a checkpoint.
+
+        ``graph``: the step on tensors that stay where they are, which ``step(number)`` then fills (what it returns
+        is not read); on CUDA it is recorded once and played back, as launching what so small models do takes longer
+        than doing it.
 
         ``held_out`` measures the stage on scenes it does not train on, every ``5 * every`` steps and at the
         end; its figures go into the log, and ``goal`` may end the stage on them.
@@ -80,7 +97,8 @@ class Fit:
         checkpoint, log = self.folder / f"{self.name}.pt", self.folder / f"{self.name}.jsonl"
         module.to(self.machine.device)
         optimizer = torch.optim.AdamW(module.parameters(), self.learning_rate, weight_decay=0.01, fused=True)
-        averaged = AveragedModel(module, avg_fn=self._average)
+        average = _Average(self.average)
+        averaged = AveragedModel(module, multi_avg_fn=average)
         averaged.update_parameters(module)  # begins with the drawn weights
         first, spent, done = 0, 0.0, False
         if checkpoint.is_file():
@@ -90,6 +108,7 @@ class Fit:
             averaged.load_state_dict(state["averaged"])
             first, spent, done = state["step"], state["seconds"], state["done"]
         module.train()
+        replay: Callable[[], dict[str, Tensor]] | None = None
         sums: dict[str, Tensor] = {}
         started = time.monotonic()
         for number in range(first, min(self.steps, self.until or self.steps)):
@@ -99,13 +118,18 @@ class Fit:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * rate
             torch.manual_seed(number)  # what a step draws follows from its number, resumed or not
-            with self.autocast():
-                values = step(number)
-            optimizer.zero_grad(set_to_none=True)
-            values["loss"].backward()
+            if graph is None:
+                optimizer.zero_grad(set_to_none=True)
+                values = self._gradients(step, number)
+            else:
+                step(number)
+                if replay is None:
+                    replay = self._recorded(module, graph)
+                values = replay()
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             if self.average:
+                average.done = number + 1
                 averaged.update_parameters(module)
             for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + value.detach().float()
@@ -137,10 +161,40 @@ class Fit:
         kind = torch.device(self.machine.device).type
         return torch.autocast(kind, torch.bfloat16, enabled=self.machine.precision == "bfloat16")
 
-    def _average(self, averaged: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
-        """Exponential moving average, whose decay grows with the steps that are done."""
-        done = float(updates)
-        return averaged.lerp(value, 1 - min(self.average, done / (done + 9)))
+    def _gradients(self, step: Callable[..., dict[str, Tensor]], *arguments: int) -> dict[str, Tensor]:
+        with self.autocast():
+            values = step(*arguments)
+        values["loss"].backward()
+        return values
+
+    def _recorded(self, module: nn.Module, step: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
+        """Forward and backward pass as a CUDA graph; elsewhere as they are."""
+
+        def directly() -> dict[str, Tensor]:
+            module.zero_grad(set_to_none=True)
+            return self._gradients(step)
+
+        if torch.device(self.machine.device).type != "cuda":
+            return directly
+        drawn = torch.cuda.get_rng_state()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries choose their kernels before the recording
+            for _ in range(3):
+                directly()
+        torch.cuda.current_stream().wait_stream(stream)
+        module.zero_grad(set_to_none=True)
+        recording = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recording):
+            values = self._gradients(step)
+        values = {name: value.detach() for name, value in values.items()}
+        torch.cuda.set_rng_state(drawn)
+
+        def replayed() -> dict[str, Tensor]:
+            recording.replay()
+            return values
+
+        return replayed
 
     def _measure(
         self, module: nn.Module, averaged: AveragedModel, held_out: Callable[[], dict[str, Tensor]]
