@@ -37,7 +37,7 @@ MATRIX += [
             "mapper.kind=v2a",
             "mapper.sampling_steps=2",
             "mapper.options={condition_dropout: 0.0}",
-        ],  # fmt: skip
+        ],
         ["diffusion"],
     ),
     ("clipped", ["training.accumulate=4", "training.global_batch=9", "training.gradient_clip=0.5"], []),
