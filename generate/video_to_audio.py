@@ -162,10 +162,10 @@ class VideoToAudio:
     def best(self, video: str | Path, label: str = "", **choices: Unpack[Choices]) -> Candidate:
         """The best candidate; see :class:`Choices`.
 
-        The score is the mean cosine between the tokens that the mapper predicts and those of the sound that came out,
-        AudioMAE's; of one candidate it is not computed. Raises :class:`PresetError` or :class:`InputError` for a
-        value that cannot be, :class:`ClipError` if the video cannot be used, :class:`IncompleteError` if the sound
-        has NaN or Inf.
+        The score is the mean cosine between the tokens that the mapper predicts and the features of the sound that came
+        out (of the preset's target); of one candidate it is not computed. Raises :class:`PresetError` or
+        :class:`InputError` for a value that cannot be, :class:`ClipError` if the video cannot be used,
+        :class:`IncompleteError` if the sound has NaN or Inf.
         """
         made = []
         for take in self._takes(video, label, **choices):
@@ -316,7 +316,8 @@ class VideoToAudio:
         if self._judge is None:
             preset = self.sampler.preset
             self._judge = load_encoder(preset.target, preset=preset, device=self.device)
-        made, wanted = self.sampler.audio_model.sample_rate, self.sampler.preset.media.sample_rate
+        made = self.sampler.audio_model.sample_rate
+        wanted = self._judge.config.sample_rate or self.sampler.preset.media.sample_rate
         if made != wanted:
             windows = np.stack([np.concatenate([*resampled([wave[None]], made, wanted)], 1)[0] for wave in windows])
         heard = self._judge.encode(torch.from_numpy(windows))

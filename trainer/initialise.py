@@ -51,7 +51,8 @@ def initialise(mapper: Mapper, source: str) -> MapperSpec | None:
         mapper.initialise(source)
         return None
     there, here = read_spec(source), mapper.spec
-    for name in ("encoders", "fusion", "kind", "layers", "heads", "width", "head_width"):
+    fused = ("fusion",) if hasattr(mapper, "fusion") else ()
+    for name in ("kind", "encoders", *fused, "layers", "heads", "width", "head_width"):
         if getattr(there.mapper, name) != getattr(here.mapper, name):
             raise WeightsError(
                 f"mapper.initialise: the mapper in {source} has {name} {getattr(there.mapper, name)}, "

@@ -1,9 +1,11 @@
 """``VideoToAudio`` from Python: what a call can choose, and what it says of values that cannot be."""
 
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from common.errors import ClipError, InputError, PresetError, WeightsError
 from generate.video_to_audio import Choices, VideoToAudio
@@ -175,3 +177,17 @@ class TestMapper:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(WeightsError, match=r"no trained mapper in runs/mine"):
             VideoToAudio.from_pretrained("runs/mine")
+
+
+@pytest.mark.parametrize(("rate", "heard"), [(None, 16_000), (48_000, 48_000)])
+def test_the_sound_is_judged_at_the_rate_that_the_target_s_encoder_hears(rate, heard):
+    """CLAP hears 48 kHz, whatever the model makes and the preset decodes."""
+    made = SimpleNamespace(audio_model=SimpleNamespace(sample_rate=8_000), preset=load_preset(TINY))
+    model, shapes = VideoToAudio(SimpleNamespace(preset=made.preset, check_encoders=lambda made: None), {}), []
+    model.sampler = made
+    model._judge = SimpleNamespace(
+        config=SimpleNamespace(sample_rate=rate), encode=lambda sound: shapes.append(sound.shape) or torch.ones(2, 1, 4)
+    )
+    cosines = model.cosines(np.zeros((2, 8_000), np.float32), torch.ones(2, 1, 4))
+    assert shapes == [(2, heard)]
+    torch.testing.assert_close(cosines, torch.ones(2, 1))
