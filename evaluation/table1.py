@@ -91,7 +91,7 @@ def shares(rows: Sequence[Row]) -> list[str]:
 def _shares(scales: Mapping[str, float], baseline: str, source: str = "") -> list[str]:
     whole = scales[baseline]
     return [
-        f"{name} was trained on {value / whole:.0%} of the hours of {baseline}: "
+        f"{name} was trained on {100 * value / whole:.3g} % of the hours of {baseline}: "
         f"{hours(value)} of {hours(whole)}{source}"
         for name, value in scales.items()
         if name != baseline and whole > 0

@@ -59,9 +59,9 @@ def test_measured_rows_stand_above_the_quoted_ones(evaluated, tmp_path):
     assert paper["MMAudio-S-16kHz (quoted from the paper)"]["Scale"] == ">100,000 h"
     assert paper["VATT (quoted from the paper)"]["Param."] == ""
     assert found["shares"] == [
-        "MFM-Mapper was trained on 20% of the hours of V2A-Mapper: 8,000 h of 40,000 h",
-        "MFM-Mapper was trained on 16% of the hours of V2A-Mapper: 8,000 h of 50,000 h (quoted from the paper)",
-        "MFM-Mapper-M was trained on 40% of the hours of V2A-Mapper: 20,000 h of 50,000 h (quoted from the paper)",
+        "MFM-Mapper was trained on 20 % of the hours of V2A-Mapper: 8,000 h of 40,000 h",
+        "MFM-Mapper was trained on 16 % of the hours of V2A-Mapper: 8,000 h of 50,000 h (quoted from the paper)",
+        "MFM-Mapper-M was trained on 40 % of the hours of V2A-Mapper: 20,000 h of 50,000 h (quoted from the paper)",
     ]
     assert all(line in said for line in found["shares"])
     assert found["notes"] == []
