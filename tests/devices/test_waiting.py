@@ -5,6 +5,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from generate.audioldm import load_audioldm
 from generate.audioldm2 import Conditioning
 from generate.audioldm2_loader import load_audioldm2
 from pipeline.encoders import load_encoder
@@ -116,6 +117,22 @@ def test_a_sampler_step(model, scheduler, noisy):
     if scheduler == "UniPCMultistepScheduler":  # its coefficients are made where the sample is
         return
     assert counts[1].uploads - counts[0].uploads == noisy, counts[1].where
+
+
+def test_a_batch_of_audioldm():
+    """From a prediction to waveforms, which are the CPU's; a smaller batch is filled up."""
+    preset = load_preset(TINY, ["audio_model=audioldm", "target=clap", "generation.steps=2"])
+    made, counts = {}, {}
+    for device in ("cpu", NAME):
+        audioldm = load_audioldm(preset, device)
+        tokens, noise = torch.ones(1, 1, 64).to(device), audioldm.noise(["a"], 0)
+        audioldm.negative(preset.generation.negative_prompt)
+        with counting() as counts[device]:
+            waveforms = audioldm.synthesise(tokens, ["tone"], noise, [0], 160_000, preset.generation, rows=2)
+        made[device] = waveforms.cpu()
+    assert (counts[NAME].synchronisations, counts[NAME].downloads) == (0, 0), counts[NAME].where
+    assert made[NAME].abs().max() > 1e-3
+    torch.testing.assert_close(made[NAME], made["cpu"], atol=1e-4, rtol=0)
 
 
 def test_a_decoded_batch(model):

@@ -24,6 +24,7 @@ from presets import load_preset
 from presets.config import GenerationConfig
 from tests.tiny import TINY
 
+OF_CLAP = ("audio_model=audioldm", "target=clap")
 SAMPLES, PROMPT = 160_000, "low quality, average quality"
 GENERATION = GenerationConfig(steps=4, guidance_scale=2.5, negative_prompt=PROMPT)
 
@@ -65,7 +66,7 @@ def weights(pipeline, tmp_path_factory):
 
 
 def official(folder, *settings):
-    return load_preset(TINY, ["audio_model=audioldm", "weights.source=official", f"weights.folder={folder}", *settings])
+    return load_preset(TINY, [*OF_CLAP, "weights.source=official", f"weights.folder={folder}", *settings])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def model(weights):
 
 def embeddings(count, seed=0):
     """Predictions of a mapper (B, 1, D), of any length."""
-    return 3 * torch.randn(count, 1, 96, generator=torch.Generator().manual_seed(seed))
+    return 3 * torch.randn(count, 1, 64, generator=torch.Generator().manual_seed(seed))
 
 
 def theirs(pipeline, latents, tokens, negative, seconds):
@@ -144,7 +145,7 @@ def test_zeros_as_the_negative_condition_need_no_text_half(weights, model, tmp_p
     with pytest.raises(WeightsError, match=r"lacks text_encoder, tokenizer; get it from .*audioldm-s-full-v2, licence"):
         load_audioldm(official(tmp_path))
     other = load_audioldm(official(tmp_path, "audio_models.audioldm.negative=zeros"))
-    torch.testing.assert_close(other.negative("anything").embedding, torch.zeros(1, 96))
+    torch.testing.assert_close(other.negative("anything").embedding, torch.zeros(1, 64))
     assert other.fingerprint != model.fingerprint
     # It is where the micro preset has what it ships, and where a setting puts it.
     placed = official("nowhere", f"weights.folders.audioldm={folder}", "audio_models.audioldm.negative=zeros")
@@ -158,7 +159,9 @@ def test_the_negative_condition_is_kept_under_its_weights(weights, tmp_path, mon
     again = load_audioldm(official(weights), cache=tmp_path)
     monkeypatch.setattr(again, "encode_negative", lambda _: pytest.fail("CLAP is loaded though the condition is kept"))
     torch.testing.assert_close(again.negative(PROMPT).embedding, made.embedding, atol=0, rtol=0)
-    assert not torch.equal(load_audioldm(load_preset(TINY), cache=tmp_path).negative(PROMPT).embedding, made.embedding)
+    assert not torch.equal(
+        load_audioldm(load_preset(TINY, OF_CLAP), cache=tmp_path).negative(PROMPT).embedding, made.embedding
+    )
 
 
 def test_what_does_not_fit_is_named(weights, tmp_path):
@@ -166,12 +169,12 @@ def test_what_does_not_fit_is_named(weights, tmp_path):
         load_audioldm(official(tmp_path))
     for word in ("audioldm-s-full-v2 lacks unet", "huggingface.co/cvssp/audioldm-s-full-v2", "CC BY-NC-SA 4.0"):
         assert word in str(caught.value)
-    with pytest.raises(WeightsError, match=r"takes 96 values of a class condition.*audiomae has 48"):
-        load_audioldm(official(weights, "encoders.audiomae.width=48"))
+    with pytest.raises(WeightsError, match=r"takes 64 values of a class condition.*clap has 48"):
+        load_audioldm(official(weights, "encoders.clap.embedding=48"))
     with pytest.raises(PresetError, match=r"audioldm.unet takes no values of a class condition"):
-        load_audioldm(load_preset(TINY, ["audio_models.audioldm.unet.class_embed_type=null"]))
+        load_audioldm(load_preset(TINY, [*OF_CLAP, "audio_models.audioldm.unet.class_embed_type=null"]))
     with pytest.raises(PresetError, match=r"^audio_models.audioldm.vae describes no model: ."):
-        load_audioldm(load_preset(TINY, ["audio_models.audioldm.vae.latent_channels=x"]))
+        load_audioldm(load_preset(TINY, [*OF_CLAP, "audio_models.audioldm.vae.latent_channels=x"]))
     folder = tmp_path / "audioldm-s-full-v2"
     shutil.copytree(weights / folder.name, folder)
     state = load_file(path := folder / "vocoder" / "model.safetensors")

@@ -287,3 +287,10 @@ def test_every_option_goes_with_every_preset_and_is_installed(name, option):
     assert load_preset(f"{name},{option}").name == name
     installed = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert any((HERE / "options" / f"{option}.yaml") in HERE.glob(pattern) for pattern in installed["presets"])
+
+
+def test_the_published_v2a_mapper():
+    preset = load_preset("v2a-mapper")
+    assert (preset.stages, preset.tokens, preset.audio.labels) == (["clip", "clap"], (1, 512), None)
+    assert preset.audio.negative == "prompt"
+    assert preset.audio.unet["projection_class_embeddings_input_dim"] == preset.encoders.clap.dimension
