@@ -87,7 +87,7 @@ def read_part(kind: Any, folder: Path) -> Any:
     is_model = issubclass(kind, ModelMixin | PreTrainedModel)
     arguments: dict[str, Any] = {}
     if is_model:
-        arguments = {"torch_dtype": torch.float32, "output_loading_info": True, **_variant(folder)}
+        arguments = {"torch_dtype": torch.float32, "output_loading_info": True, **_form(folder)}
     try:
         made = kind.from_pretrained(folder, local_files_only=True, **arguments)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -100,9 +100,16 @@ def read_part(kind: Any, folder: Path) -> Any:
     return model
 
 
-def _variant(folder: Path) -> dict[str, str]:
-    weights = [path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".bin")]
-    return {"variant": "fp16"} if weights and all(".fp16" in name for name in weights) else {}
+def _form(folder: Path) -> dict[str, Any]:
+    """How ``from_pretrained`` is told which of the files are the weights."""
+    weights = [path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin")]
+    if not weights:
+        return {}
+    half = all(".fp16" in path.name for path in weights)
+    return {
+        "variant": "fp16" if half else None,
+        "use_safetensors": any(path.suffix == ".safetensors" and (".fp16" in path.name) == half for path in weights),
+    }
 
 
 def fingerprint_of(parts: Mapping[str, Any], folder: Path | None, *also: str) -> str:
