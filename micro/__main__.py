@@ -13,6 +13,10 @@ PointsOption = Annotated[
     str, typer.Option(help="of quality against cost: scheduler:steps, joined by commas, the reference first; or none")
 ]
 
+# V2A-Mapper's preset.
+BASELINE = "none"
+BaselineOption = Annotated[str, typer.Option(help="preset of V2A-Mapper, on the same clips; or none")]
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -89,30 +93,49 @@ def study(
     clips: Annotated[int, typer.Option(help="how many clips to render")] = 1440,
     seeds: Annotated[int, typer.Option(help="seeds of each mapper")] = 3,
     per_class: Annotated[int, typer.Option(help="test clips of each class that are made to sound")] = 4,
+    parts: Annotated[
+        str, typer.Option(help="clips, cache, mappers, sounds, figure3, curve, report, joined by commas")
+    ] = "all",
     workers: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
+    device: Annotated[str, typer.Option(help="of encoders and sound: auto, cpu, cuda or cuda:N")] = "auto",
+    mapper_device: Annotated[
+        str, typer.Option(help="auto: those that take longest on --device, the rest on the CPU; or a device")
+    ] = "auto",
+    device_workers: Annotated[int, typer.Option(help="processes that share an accelerator")] = 8,
+    preset: Annotated[str, typer.Option(help="of MFM-Mapper and its variants")] = "micro",
+    baseline: BaselineOption = BASELINE,
     points: PointsOption = "default",
-    assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
+    assignments: Annotated[list[str], typer.Option("--set", help="section.field=value, of both presets")] = [],  # noqa: B006
 ) -> None:
-    """The paper's Tables 2 and 3 and Figure 3 at micro scale, with ceiling, oracle and controls.
+    """The paper's Tables 1 to 3 and Figure 3 at micro scale, with ceiling, oracle and controls.
 
     And the curve of quality against cost of the sampler.
     """
     from common.runtime import quiet_libraries
     from micro.points import points_of
     from micro.study import Study
-    from micro.study_run import run
+    from micro.study_run import Machine, parts_of, run
 
     quiet_libraries()
+    compared = "" if baseline == "none" else baseline
     results = run(
-        Study(folder, clips, seeds, per_class, "micro", tuple(assignments)), workers, out.print, points_of(points)
+        Study(folder, clips, seeds, per_class, preset, tuple(assignments), compared),
+        Machine(workers, device, mapper_device, device_workers),
+        out.print,
+        points_of(points),
+        parts_of(parts),
     )
+    if not results:
+        summary("study", {"made": parts, "in": folder})
+        return
     rows = {
         name: ", ".join(f"{k} {v[0]:.3f}" for k, v in values.items()) for name, values in results["figures"].items()
     }
     if results["curve"] and results["curve"]["cheapest"]:
         rows["cheapest as good as " + results["curve"]["points"][0]["name"]] = results["curve"]["cheapest"]
     minutes = f"{results['seconds_of_last_call'] / 60:.0f}"
-    summary("study", {**rows, "minutes of this call": minutes, "written to": folder / "study.md"})
+    missing = {"not made yet": f"{len(results['missing'])} conditions"} if results["missing"] else {}
+    summary("study", {**rows, **missing, "minutes of this call": minutes, "written to": folder / "study.md"})
 
 
 @app.command()
@@ -123,6 +146,7 @@ def curve(
     seeds: Annotated[int, typer.Option(help="how many of the study's mappers")] = 3,
     per_class: Annotated[int, typer.Option(help="test clips of each class")] = 4,
     workers: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
+    baseline: BaselineOption = BASELINE,
     points: PointsOption = "default",
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
@@ -132,13 +156,16 @@ def curve(
     from micro.curve import run_curve
     from micro.points import points_of
     from micro.study import Study
+    from micro.tasks import Workers
 
     quiet_libraries()
-    study = Study(folder, 0, seeds, per_class, "micro", tuple(assignments))
+    compared = "" if baseline == "none" else baseline
+    study = Study(folder, 0, seeds, per_class, "micro", tuple(assignments), compared)
     chosen = points_of(points)
     if not chosen:
         raise InputError("--points names no point of the curve, such as DDIMScheduler:100")
-    results = run_curve(study, output or folder, chosen, workers, out.print)
+    with Workers(workers) as processes:
+        results = run_curve(study, output or folder, chosen, processes, out.print)
     rows = {
         point["name"]: f"{point['seconds']:.2f} s a clip, "
         + ", ".join(f"{name} {value[0]:.3f}" for name, value in point["figures"].items())

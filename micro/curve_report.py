@@ -14,10 +14,11 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from common.writing import replacing
+from micro.judge import HIGHER, TITLES
 from micro.onsets import CAP_SECONDS, TOLERANCE_SECONDS
 from micro.points import DECIDES, Point, worse
-from micro.study import SYNTHESIS_BATCH
-from micro.study_report import HIGHER, TITLES, cell
+from micro.study_report import cell
+from micro.study_sound import SYNTHESIS_BATCH
 from presets import load_preset
 
 _SHOWN = ("class_accuracy", "onset_f1", "timing_error", "loudness", "FD")

@@ -76,7 +76,7 @@ def cheapest(points: Sequence[dict[str, Any]]) -> str:
 
 def worse(point: dict[str, Any], reference: dict[str, Any]) -> list[str]:
     """The figures of :data:`DECIDES` in which a point is worse than another by more than the other's spread."""
-    from micro.study_report import HIGHER
+    from micro.judge import HIGHER
 
     found = []
     for figure in DECIDES:

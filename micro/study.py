@@ -1,60 +1,115 @@
-"""The paper's comparisons at micro scale: Table 2, Table 3 and Figure 3, with a ceiling and controls.
+"""The paper's comparisons at micro scale: which systems, in which conditions, on which clips.
 
-A folder holds everything, each part made once: ``clips``, ``cache``, ``runs`` (a mapper for each variant and
-seed), ``tokens``, ``sound`` (wav by condition), ``results.json``, ``study.md`` and ``figure3.png``, and what
-:mod:`micro.curve` makes of the same mappers.
+A folder holds everything, each part made once: ``clips``, ``cache``, ``runs`` (a mapper for each system and seed),
+``sound`` and ``figure3`` (wav by condition), ``results.json``, ``study.md`` and the figures, and what
+:mod:`micro.curve` makes of the same mappers. :mod:`micro.study_run` makes them, part by part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
-from multiprocessing import get_context
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import torch
-from safetensors.numpy import load_file, save_file
-from torch import Tensor
-
-from generate.audioldm2 import AudioLDM2, Conditioning
-from generate.audioldm2_loader import load_audioldm2
-from generate.mel import LogMel
-from manifests.builders import clips_from_folder
-from manifests.manifest import Manifest, make_manifest, read_manifest, write_manifest
-from micro.data import SAMPLES
-from micro.world.render import KINDS, render_world, scene_of
+from manifests.manifest import Manifest, read_manifest
+from micro.world.render import KINDS, scene_of
 from micro.world.scene import Scene
-from pipeline.cache import Joined, Store, join, open_store
-from pipeline.cluster import ExtractJob
-from pipeline.encoders.audiomae import normalise_waveform
-from pipeline.media import decode_clip
-from pipeline.media.writing import read_wav, write_wav
-from pipeline.probing import probe_clips
+from pipeline.cache import Joined, Store, index, join, open_store
 from presets import Preset, load_preset
-from presets.config import GenerationConfig
-from trainer.registry import MFMMapper
+from presets.encoders import reads
+from trainer.run_folder import kept_mapper
 
-# Variant -> what it changes; the first is the paper's own.
-VARIANTS: dict[str, list[str]] = {
-    "MFM-Mapper": [],
-    "CAVP": ["mapper.encoders=[cavp]"],
-    "TimeChat": ["mapper.encoders=[timechat]"],
-    "add": ["mapper.fusion=add"],
-    "cat": ["mapper.fusion=cat"],
-    "Diff-Mapper": ["mapper.kind=diffusion"],
+TRUTH, CEILING, ORACLE, LABEL, SHUFFLED = "truth", "ceiling", "oracle", "label only", "shuffled videos"
+MFM, DIFFUSION, V2A = "MFM-Mapper", "Diff-Mapper", "V2A-Mapper"
+# Of V2A-Mapper's training clips: with that much the paper's is the better one (its abstract).
+SHARE = 0.16
+# Of the epochs of the systems of Figure 3, those whose sound is measured: of 100 the 5th, 10th, ...
+FIGURE3_PLACES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+# Its mappers are sampled in 50 steps to be validated, which takes longer than the epoch.
+_SELDOM = "training.validate_every=2"
+
+
+@dataclass(frozen=True)
+class System:
+    """A mapper that is trained: what it changes of our preset, or of the baseline's, in ``times`` its epochs.
+
+    ``goes_on``: the system of which it is the same training, only longer.
+    """
+
+    name: str
+    assignments: tuple[str, ...] = ()
+    baseline: bool = False
+    times: float = 1.0
+    goes_on: str = ""
+
+
+SYSTEMS = {
+    system.name: system
+    for system in (
+        System(MFM),
+        System("CAVP", ("mapper.encoders=[cavp]",)),
+        System("TimeChat", ("mapper.encoders=[timechat]",)),
+        System("add", ("mapper.fusion=add",)),
+        System("cat", ("mapper.fusion=cat",)),
+        System("MFM-Mapper-M", times=2.5, goes_on=MFM),
+        # Of a sixth of the clips an epoch is a sixth as long.
+        System("MFM-Mapper, 16 % of clips", (f"training.share_of_clips={SHARE}", _SELDOM), times=2.5),
+        System(DIFFUSION, ("mapper.kind=diffusion", _SELDOM)),
+        System("Diff-Mapper-M", ("mapper.kind=diffusion", _SELDOM), times=2.5, goes_on=DIFFUSION),
+        System(V2A, (_SELDOM,), baseline=True),
+    )
 }
-SHUFFLED, LABEL, ORACLE, CEILING, TRUTH = "shuffled videos", "label only", "oracle", "ceiling", "truth"
-STAGES = ("cavp", "timechat", "audiomae", "flan_t5")
-SYNTHESIS_BATCH = 12
+FIGURE3 = {"MFM-Mapper-M": "GPT-2", "Diff-Mapper-M": DIFFUSION}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is made to sound, for one row of the report: whose tokens, by which mapper, on which video and label.
+
+    ``kind``: ``truth`` is the clips' own sound, ``ceiling`` that through VAE and vocoder, ``oracle`` the true tokens,
+    ``label`` the tokens of AudioLDM-2's own GPT-2. ``epoch``: of a mapper that was kept; 0 is the last.
+    """
+
+    row: str
+    system: str = MFM
+    seed: int | None = None
+    kind: Literal["mapper", "truth", "ceiling", "oracle", "label"] = "mapper"
+    video: Literal["own", "another"] = "own"
+    label: Literal["right", "none", "wrong"] = "right"
+    epoch: int = 0
+
+    @property
+    def place(self) -> Path:
+        """Its folder below the study's."""
+        seed = [] if self.seed is None else [str(self.seed)]
+        if self.epoch:
+            return Path("figure3", slug(self.row), *seed, f"{self.epoch:05d}")
+        return Path("sound", slug(self.row), *seed)
+
+    @property
+    def name(self) -> str:
+        words = [self.row]
+        if self.seed is not None:
+            words.append(f"seed {self.seed}")
+        if self.epoch:
+            words.append(f"epoch {self.epoch}")
+        return ", ".join(words)
+
+
+def slug(name: str) -> str:
+    """``MFM-Mapper, 16 %`` -> ``mfm-mapper-16``: a name as that of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared: how many clips are rendered, seeds of the mapper, test clips a class."""
+    """What is compared: how many clips are rendered, seeds of the mapper, test clips a class.
+
+    ``baseline``: the preset of V2A-Mapper; empty: without it.
+    """
 
     folder: Path
     clips: int = 1440
@@ -62,16 +117,53 @@ class Study:
     per_class: int = 4
     preset_name: str = "micro"
     assignments: tuple[str, ...] = ()
+    baseline: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # to a worker without what is loaded
+
+    # --- settings ---------------------------------------------------------------------------------
 
     @property
     def preset(self) -> Preset:
         return load_preset(self.preset_name, self.assignments)
 
-    def mapper_preset(self, variant: str, seed: int) -> Preset:
-        return load_preset(self.preset_name, [*self.assignments, *VARIANTS[variant], f"training.seed={seed}"])
+    @property
+    def presets(self) -> list[Preset]:
+        """Ours, and that of the baseline."""
+        return [self.preset, *([load_preset(self.baseline, self.assignments)] if self.baseline else [])]
 
-    def run_folder(self, variant: str, seed: int) -> Path:
-        return self.folder / "runs" / f"{variant.lower()}-{seed}"
+    @property
+    def systems(self) -> dict[str, System]:
+        return {name: system for name, system in SYSTEMS.items() if self.baseline or not system.baseline}
+
+    def preset_of(self, system: str, *more: str, options: str = "") -> Preset:
+        """The preset of a system; ``options``: of presets, as ``fast``."""
+        chosen = SYSTEMS[system]
+        name = self.baseline if chosen.baseline else self.preset_name
+        return load_preset(f"{name},{options}" if options else name, [*self.assignments, *chosen.assignments, *more])
+
+    def mapper_preset(self, system: str, seed: int) -> Preset:
+        chosen = SYSTEMS[system]
+        epochs = max(1, round(self.preset_of(system).training.epochs * chosen.times))
+        keep = [epoch for name in FIGURE3 if system in (name, SYSTEMS[name].goes_on) for epoch in self.epochs(name)]
+        kept = f"training.keep_epochs=[{','.join(map(str, keep))}]"
+        return self.preset_of(system, f"training.epochs={epochs}", kept, f"training.seed={seed}")
+
+    def epochs(self, system: str) -> list[int]:
+        """Those of Figure 3."""
+        last = max(1, round(self.preset_of(system).training.epochs * SYSTEMS[system].times))
+        return sorted({max(1, round(place * last)) for place in FIGURE3_PLACES})
+
+    # --- places -----------------------------------------------------------------------------------
+
+    def run_folder(self, system: str, seed: int) -> Path:
+        return self.folder / "runs" / f"{slug(system)}-{seed}"
+
+    def mapper_folder(self, condition: Condition) -> Path:
+        assert condition.seed is not None
+        name = kept_mapper(condition.epoch) if condition.epoch else "mapper"
+        return self.run_folder(condition.system, condition.seed) / name
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -81,74 +173,54 @@ class Study:
     def store(self) -> Store:
         return open_store(self.folder / "cache", "hdf5")
 
-    @cached_property
-    def joined(self) -> Joined:
-        return join(self.store, ("cavp", "timechat", self.preset.target))
+    # --- clips ------------------------------------------------------------------------------------
 
     @cached_property
     def test_clips(self) -> list[str]:
-        """Ids of the first test clips of each class that have every feature."""
-        chosen: list[str] = []
-        for label in KINDS:
-            of_class = [
-                clip_id
-                for clip_id, name, split in zip(
-                    self.joined.clip_ids, self.joined.labels, self.joined.splits, strict=True
-                )
-                if name == label and split == "test"
-            ]
-            chosen += of_class[: self.per_class]
-        return chosen
+        """Ids of the first test clips of each class that have every feature that is cached."""
+        wanted = [stage for preset in self.presets for stage in (*preset.mapper.encoders, preset.target)]
+        stages = [stage for stage in self.store.stages() if stage in wanted and reads(stage) != "label"]
+        there = index(self.store, stages).shards
+        test = sorted(clip.clip_id for clip in self.manifest.clips if clip.split == "test" and clip.clip_id in there)
+        return [i for label in KINDS for i in [i for i in test if scene(i).label == label][: self.per_class]]
 
-    @property
-    def labels(self) -> list[str]:
-        return [scene(clip_id).label for clip_id in self.test_clips]
+    def some_test_clips(self, per_class: int) -> list[str]:
+        return replace(self, per_class=per_class).test_clips
 
-    def rows(self, clip_ids: Sequence[str]) -> list[int]:
-        place = {clip_id: row for row, clip_id in enumerate(self.joined.clip_ids)}
-        return [place[clip_id] for clip_id in clip_ids]
+    # --- conditions -------------------------------------------------------------------------------
 
-    def conditions(self) -> list[str]:
-        """Names of everything that is made to sound, ``variant/seed`` where a mapper is behind it."""
-        seeded = [f"{name}/{seed}" for name in (*VARIANTS, SHUFFLED) for seed in range(self.seeds)]
-        return [CEILING, ORACLE, LABEL, *seeded]
+    def conditions(self) -> list[Condition]:
+        """Everything that is made to sound for the table, row by row."""
+        fixed = [
+            Condition(TRUTH, kind="truth"),
+            Condition(CEILING, kind="ceiling"),
+            Condition(ORACLE, kind="oracle"),
+            Condition("oracle, no label", kind="oracle", label="none"),
+        ]
+        if self.baseline:
+            fixed.append(Condition("oracle of V2A-Mapper", V2A, kind="oracle"))
+        rows = [Condition(name, name) for name in self.systems]
+        rows += [
+            Condition("MFM-Mapper, no label", label="none"),
+            Condition("MFM-Mapper, 16 % of clips, no label", "MFM-Mapper, 16 % of clips", label="none"),
+            Condition("MFM-Mapper, wrong label", label="wrong"),
+            Condition(SHUFFLED, video="another"),
+        ]
+        seeded = [replace(row, seed=seed) for row in rows for seed in range(self.seeds)]
+        return [*fixed, *seeded, Condition(LABEL, kind="label")]
+
+    def figure3_conditions(self) -> list[Condition]:
+        return [
+            Condition(name, name, seed, epoch=epoch)
+            for name in FIGURE3
+            for seed in range(self.seeds)
+            for epoch in self.epochs(name)
+        ]
 
 
 def scene(clip_id: str) -> Scene:
     """The scene behind a rendered clip: ``world000012_000000`` is number 12."""
     return scene_of(int(clip_id.removeprefix("world").split("_")[0]))
-
-
-def prepare(study: Study, note: Callable[[str], None]) -> None:
-    """Clips and cache; what is there is left alone."""
-    made = sum(new for _, new in render_world(study.folder / "clips", study.clips))
-    note(f"{made} clips rendered")
-    settings = study.preset
-    path = study.folder / "cache" / "manifest.parquet"
-    if not path.is_file():
-        clips = probe_clips(clips_from_folder(study.folder / "clips"))
-        write_manifest(make_manifest(clips, settings.cache.clips_per_shard), path)
-    manifest = read_manifest(path)
-    job = ExtractJob(manifest, str(study.folder / "cache"), "hdf5", settings, STAGES, {})
-    with job.extractor(lambda clips: None) as extractor:
-        extractor.run(list(range(manifest.shard_count)))
-    note("features cached")
-
-
-def train_one(study: Study, variant: str, seed: int) -> None:
-    """One mapper; a finished run is left as it is."""
-    from trainer.train import Trainer
-
-    Trainer(study.mapper_preset(variant, seed), study.store, study.run_folder(variant, seed), "cpu").fit()
-
-
-@torch.no_grad()
-def predict(study: Study, variant: str, seed: int, clip_ids: Sequence[str]) -> np.ndarray:
-    """Free-running tokens (N, 8, D) of a trained mapper."""
-    mapper = MFMMapper.from_pretrained(study.run_folder(variant, seed) / "mapper")
-    rows = study.rows(clip_ids)
-    visual = {name: torch.from_numpy(study.joined.arrays[name][rows]).float() for name in mapper.spec.mapper.encoders}
-    return mapper.predict(visual).numpy()
 
 
 def another_of_its_class(clip_ids: Sequence[str]) -> list[str]:
@@ -160,104 +232,19 @@ def another_of_its_class(clip_ids: Sequence[str]) -> list[str]:
     return out
 
 
-def tokens_of(study: Study, condition: str, model: AudioLDM2) -> np.ndarray:
-    """The AudioMAE tokens (N, 8, D) that a condition gives AudioLDM-2 for the test clips."""
-    ids = study.test_clips
-    if condition == ORACLE:
-        return study.joined.arrays[study.preset.target][study.rows(ids)].astype(np.float32)
-    if condition == LABEL:
-        branch = model.load_negative_branch().eval()
-        made = {}
-        for label in KINDS:
-            text, mask = model.flan_t5.encode([label])
-            made[label] = branch(label, text, mask)[0].numpy()
-        return np.stack([made[label] for label in study.labels])
-    variant, seed = condition.split("/")
-    if variant == SHUFFLED:
-        return predict(study, "MFM-Mapper", int(seed), another_of_its_class(ids))
-    return predict(study, variant, int(seed), ids)
+def label_given(condition: Condition, clip_id: str) -> str:
+    """The label that the audio model is told: the clip's, none, or one of a class half the list away."""
+    classes, label = list(KINDS), scene(clip_id).label
+    wrong = classes[(classes.index(label) + len(classes) // 2) % len(classes)]
+    return {"right": label, "none": "", "wrong": wrong}[condition.label]
 
 
-def true_waveform(study: Study, clip_id: str) -> np.ndarray:
-    path = next(clip.path for clip in study.manifest.clips if clip.clip_id == clip_id)
-    waveform = decode_clip(path, study.preset.media).waveform
-    assert waveform is not None
-    return waveform
+@lru_cache(maxsize=4)
+def features(study: Study, stages: tuple[str, ...]) -> Joined:
+    """The cached stages, joined once a process."""
+    return join(study.store, stages)
 
 
-def synthesise(study: Study, condition: str) -> None:
-    """wav of every test clip; those that are there are not made again."""
-    folder = study.folder / "sound" / condition
-    ids = study.test_clips
-    if all((folder / f"{clip_id}.wav").is_file() for clip_id in ids):
-        return
-    preset = study.preset
-    model = load_audioldm2(preset, cache=study.folder)
-    tokens: Tensor | None = None
-    if condition != CEILING:
-        array = tokens_of(study, condition, model)
-        path = study.folder / "tokens" / f"{condition}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"tokens": np.ascontiguousarray(array)}, path)
-        tokens = torch.from_numpy(array)
-    for first in range(0, len(ids), SYNTHESIS_BATCH):
-        part = ids[first : first + SYNTHESIS_BATCH]
-        if tokens is None:
-            latents = _true_latents(study, model, part)
-        else:
-            latents = denoise(model, preset.generation, part, tokens[first : first + len(part)])
-        for clip_id, waveform in zip(part, model.decode(latents, preset.media.samples), strict=True):
-            write_wav(folder / f"{clip_id}.wav", waveform.numpy(), model.sample_rate)
-
-
-def denoise(model: AudioLDM2, generation: GenerationConfig, clip_ids: Sequence[str], tokens: Tensor) -> Tensor:
-    """Latents (B, C, H, W) of rendered clips from their tokens (B, 8, D) and labels."""
-    text, mask = model.encode_labels([scene(clip_id).label for clip_id in clip_ids])
-    return model.denoise(
-        Conditioning(tokens, text, mask),
-        model.negative(generation.negative_prompt),
-        model.noise(clip_ids, generation.seed),
-        steps=generation.steps,
-        guidance_scale=generation.guidance_scale,
-        scheduler_name=generation.scheduler,
-    )
-
-
-@torch.no_grad()
-def _true_latents(study: Study, model: AudioLDM2, clip_ids: Sequence[str]) -> Tensor:
-    waveforms = torch.from_numpy(np.stack([true_waveform(study, clip_id) for clip_id in clip_ids]))
-    mel = LogMel()(normalise_waveform(waveforms, SAMPLES))[:, None]
-    return model.vae.encode(mel).latent_dist.mode() * model.vae.config.scaling_factor
-
-
-def load_sound(study: Study, condition: str) -> np.ndarray:
-    """Waveforms (N, samples) of a condition's test clips."""
-    if condition == TRUTH:
-        return np.stack([true_waveform(study, clip_id) for clip_id in study.test_clips])
-    folder = study.folder / "sound" / condition
-    return np.stack([read_wav(folder / f"{clip_id}.wav")[0] for clip_id in study.test_clips])
-
-
-def load_tokens(study: Study, condition: str) -> np.ndarray:
-    return load_file(study.folder / "tokens" / f"{condition}.safetensors")["tokens"]
-
-
-Task = tuple[Callable[..., None], tuple[Any, ...]]  # a function of a module, and its arguments
-
-
-def _work(task: Task) -> None:
-    torch.set_num_threads(1)
-    function, arguments = task
-    function(*arguments)
-
-
-def work_through(tasks: Sequence[Task], workers: int, title: str, note: Callable[[str], None]) -> None:
-    """Do the tasks in so many processes of one thread each; what is done is noted as ``3 of 18 <title>``."""
-    if workers < 2:
-        for done, task in enumerate(tasks, 1):
-            _work(task)
-            note(f"{done} of {len(tasks)} {title}")
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done, _ in enumerate(pool.map(_work, tasks), 1):
-            note(f"{done} of {len(tasks)} {title}")
+def rows(joined: Joined, clip_ids: Sequence[str]) -> list[int]:
+    place = {clip_id: row for row, clip_id in enumerate(joined.clip_ids)}
+    return [place[clip_id] for clip_id in clip_ids]

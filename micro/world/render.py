@@ -134,12 +134,15 @@ def scene_of(number: int, seed: int = 0) -> Scene:
     return make_scene(list(KINDS)[number % len(KINDS)], seed * 1_000_003 + number, split_of(number))
 
 
-def render_world(folder: str | Path, clips: int, seed: int = 0) -> Iterator[tuple[Path, bool]]:
+def render_world(
+    folder: str | Path, clips: int, seed: int = 0, numbers: range | None = None
+) -> Iterator[tuple[Path, bool]]:
     """Write ``clips`` mp4 files below ``folder``/<split>/<label>; yield each path and whether it was made now.
 
     As in real data, of every 144 clips one has no sound and one is cut off. Files already there are left alone.
+    ``numbers``: of the clips to write, where others write the rest.
     """
-    for number in range(clips):
+    for number in range(clips) if numbers is None else numbers:
         scene, split = scene_of(number, seed), split_of(number)
         stem = clip_name(f"world{number:06d}", 0)
         path = Path(folder) / split / scene.label.replace(" ", "_") / f"{stem}.mp4"
