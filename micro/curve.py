@@ -20,7 +20,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.hashing import sha256_file
 from common.writing import write_text
-from generate.audioldm2 import AudioLDM2, Conditioning
+from generate.audioldm2 import AudioLDM2
 from micro.judge import Judge, mean_and_spread
 from micro.points import Point, cheapest, check_points
 from micro.study import MFM, Study, scene
@@ -87,9 +87,8 @@ def sample(study: Study, point: Point, seed: int, folder: Path, number: int, cli
 
 def denoise(model: AudioLDM2, generation: GenerationConfig, clip_ids: Sequence[str], tokens: Tensor) -> Tensor:
     """Latents (B, C, H, W) of rendered clips from their tokens (B, 8, D) and labels."""
-    text, mask = model.encode_labels([scene(clip_id).label for clip_id in clip_ids])
     return model.denoise(
-        Conditioning(tokens, text, mask),
+        model.condition(tokens, [scene(clip_id).label for clip_id in clip_ids]),
         model.negative(generation.negative_prompt),
         model.noise(clip_ids, generation.seed),
         steps=generation.steps,

@@ -54,7 +54,7 @@ def spread_of_curves(
     curve: Sequence[Sequence[Sequence[float]]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Curves of [epoch, error] of each seed -> epochs that all have, and there mean, lowest and highest."""
-    seeds = [dict(seed) for seed in curve]
+    seeds = [{point[0]: point[1] for point in seed} for seed in curve]
     epochs = sorted(set.intersection(*(set(seed) for seed in seeds)))
     values = np.array([[seed[epoch] for epoch in epochs] for seed in seeds])
     return np.array(epochs), values.mean(axis=0), values.min(axis=0), values.max(axis=0)

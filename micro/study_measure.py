@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 from scipy.stats import wilcoxon
 
 from micro.judge import TITLES, Measured, chance, mean_and_spread, measure_condition, true_tokens
@@ -16,6 +14,7 @@ from micro.study import FIGURE3, LABEL, MFM, SHUFFLED, V2A, Condition, Study, sc
 from micro.study_sound import is_made
 from micro.tasks import Task, Workers
 from trainer.mapper import read_spec
+from trainer.scale import fitted
 
 # Rows, and what each is compared with on the same clips: the first is expected to be better.
 PAIRS = (
@@ -82,15 +81,15 @@ def _measured(
 
 
 def _about(study: Study, system: str) -> dict[str, float]:
-    """Parameters of its mapper, counted in the file, hours of sound it was trained on, and epochs; none before that."""
+    """Of its mapper: parameters, hours of sound it was trained on, the paper's scale, and epochs; {} untrained."""
     folder = study.run_folder(system, 0) / "mapper"
     if not folder.is_dir():
         return {}
-    with safe_open(folder / "model.safetensors", framework="numpy") as file:
-        parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    made = read_spec(folder).provenance
-    seconds = study.preset_of(system).media.seconds
-    return {"parameters": parameters, "hours": made["train_clips"] * seconds / 3600, "epochs": made["epochs"]}
+    spec = read_spec(folder)
+    found = fitted(spec)
+    assert found.hours is not None
+    hours = spec.provenance["train_seconds"] / 3600
+    return {"parameters": found.parameters, "hours": hours, "scale": found.hours, "epochs": spec.provenance["epochs"]}
 
 
 def _tests(groups: dict[str, list[Measured]], row: str, other: str) -> list[dict[str, Any]]:

@@ -45,9 +45,11 @@ def _main_table(results: dict[str, Any]) -> str:
     lines = []
     for name, figures in results["figures"].items():
         about = results["trained"].get(name, {})
-        trained = [f"{about['parameters'] / 1e6:.3f}", f"{about['hours']:.2f}"] if about else ["", ""]
+        trained = ["", "", ""]
+        if about:
+            trained = [f"{about['parameters'] / 1e6:.3f}", f"{about['hours']:.2f}", f"{about['scale']:.1f}"]
         lines.append([name, *(cell(figures.get(figure)) for figure in TITLES), *trained])
-    return _table(["", *TITLES.values(), "parameters, M", "hours"], lines)
+    return _table(["", *TITLES.values(), "parameters, M", "hours", "scale, h"], lines)
 
 
 def _order_table(results: dict[str, Any]) -> str:
@@ -137,7 +139,8 @@ Mean ± standard deviation over seeds.
 - loudness r: of sustained sounds, correlation of loudness with what is seen.
 - FD: Fréchet distance in the classifier's features. token error: free-running, 1 is the variance of the
   training tokens; the mean token of the training clips has {results["mean_predictor_token_error"]:.3f}.
-- parameters: of the trained mapper, counted. hours: of sound that it was trained on.
+- parameters: of the trained mapper, counted. hours: of sound that it was trained on; scale, as in the paper's
+  Table 1: times the epochs.
 
 {_main_table(results)}
 

@@ -23,7 +23,7 @@ from common.registry import load_part
 from common.writing import replacing, write_text
 from generate.mel import LogMel
 from generate.sampling import Sound
-from generate.schedulers import step_seeds
+from generate.schedulers import mapper_seeds, step_seeds
 from micro.data import SAMPLES
 from micro.study import Condition, Study, another_of_its_class, features, label_given, rows, scene
 from micro.tasks import Task
@@ -168,13 +168,13 @@ def tokens_of(
 
 @torch.no_grad()
 def predict(study: Study, mapper_folder: Path, clip_ids: Sequence[str], device: str = "cpu") -> np.ndarray:
-    """Free-running tokens (N, T_c, D_c) of a trained mapper."""
+    """Tokens (N, T_c, D_c) that a trained mapper predicts from the video of clips."""
     mapper = MFMMapper.from_pretrained(mapper_folder, device)
     names = tuple(mapper.spec.mapper.encoders)
     joined = features(study, names)
     at = rows(joined, clip_ids)
     visual = {name: torch.from_numpy(joined.arrays[name][at]).float().to(device) for name in names}
-    return mapper.predict(visual).cpu().numpy()
+    return mapper.sample(visual, mapper_seeds(clip_ids)).cpu().numpy()
 
 
 def load_tokens(study: Study, condition: Condition, clip_ids: Sequence[str]) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_what_is_made_is_measured_and_not_made_again(study, tmp_path):
     lost = tmp_path / "curve" / "ddim-2" / "0" / f"{IDS[0]}.wav"
     sound, _ = read_wav(lost)
     lost.unlink()
-    made = tmp_path / "curve" / "dpm-solver++-1" / "0" / "made.json"
+    made = tmp_path / "curve" / "dpm-solver++-1" / "0" / "made-0.json"
     made.write_text(made.read_text().replace('"mapper": "', '"mapper": "of another training '))
     curve(study, tmp_path)
     again = times(tmp_path)
