@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from common.console import command, out, progress, summary
+from common.console import command, console, progress, summary
 
 PointsOption = Annotated[
     str, typer.Option(help="of quality against cost: scheduler:steps, joined by commas, the reference first; or none")
@@ -16,6 +16,12 @@ PointsOption = Annotated[
 # V2A-Mapper's preset.
 BASELINE = "none"
 BaselineOption = Annotated[str, typer.Option(help="preset of V2A-Mapper, on the same clips; or none")]
+
+
+def note(text: str) -> None:
+    """A line of progress, at once, however long."""
+    console.print(text, soft_wrap=True)
+
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -101,7 +107,7 @@ def study(
     mapper_device: Annotated[
         str, typer.Option(help="auto: those that take longest on --device, the rest on the CPU; or a device")
     ] = "auto",
-    device_workers: Annotated[int, typer.Option(help="processes that share an accelerator")] = 8,
+    device_workers: Annotated[int, typer.Option(help="processes that share an accelerator")] = 12,
     preset: Annotated[str, typer.Option(help="of MFM-Mapper and its variants")] = "micro",
     baseline: BaselineOption = BASELINE,
     points: PointsOption = "default",
@@ -121,7 +127,7 @@ def study(
     results = run(
         Study(folder, clips, seeds, per_class, preset, tuple(assignments), compared),
         Machine(workers, device, mapper_device, device_workers),
-        out.print,
+        note,
         points_of(points),
         parts_of(parts),
     )
@@ -165,7 +171,7 @@ def curve(
     if not chosen:
         raise InputError("--points names no point of the curve, such as DDIMScheduler:100")
     with Workers(workers) as processes:
-        results = run_curve(study, output or folder, chosen, processes, out.print)
+        results = run_curve(study, output or folder, chosen, processes, note)
     rows = {
         point["name"]: f"{point['seconds']:.2f} s a clip, "
         + ", ".join(f"{name} {value[0]:.3f}" for name, value in point["figures"].items())

@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.hashing import sha256_file
 from common.writing import write_text
 from generate.audioldm2 import AudioLDM2
-from micro.judge import Judge, mean_and_spread
+from micro.judge import judge_of, mean_and_spread
 from micro.points import Point, cheapest, check_points
 from micro.study import MFM, Study, scene
 from micro.study_parts import mapper_task
@@ -112,14 +112,16 @@ def run_curve(
     """All points on the mappers of all seeds; writes and returns the figures. Raises what :func:`check_curve` does."""
     check_curve(study, points)
     workers.through(curve_tasks(study, folder, points), note)
-    return report_curve(study, folder, points)
+    return report_curve(study, folder, points, workers, note)
 
 
-def report_curve(study: Study, folder: Path, points: Sequence[Point]) -> dict[str, Any]:
+def report_curve(
+    study: Study, folder: Path, points: Sequence[Point], workers: Workers, note: Callable[[str], None]
+) -> dict[str, Any]:
     """Measure points that are sampled; write ``curve.json`` and the page."""
     from micro.curve_report import write_curve
 
-    results = measure_curve(study, folder, points)
+    results = measure_curve(study, folder, points, workers, note)
     write_text(folder / "curve.json", json.dumps(results, indent=1))
     write_curve(results, folder)
     return results
@@ -131,20 +133,30 @@ def is_sampled(study: Study, folder: Path, points: Sequence[Point]) -> bool:
     return all((place / f"{clip_id}.wav").is_file() for place in places for clip_id in study.test_clips)
 
 
-def measure_curve(study: Study, folder: Path, points: Sequence[Point]) -> dict[str, Any]:
+def measure_sound(study: Study, place: Path, clip_ids: tuple[str, ...]) -> dict[str, float]:
+    """Figures of the wav of clips in a folder."""
+    sound = np.stack([read_wav(place / f"{clip_id}.wav")[0] for clip_id in clip_ids])
+    return judge_of(study, clip_ids).measure(sound).figures
+
+
+def measure_curve(
+    study: Study, folder: Path, points: Sequence[Point], workers: Workers, note: Callable[[str], None]
+) -> dict[str, Any]:
     """Figures and seconds of each point: mean and spread over seeds, and the seeds' own."""
-    judge = Judge.of(study, study.test_clips)
+    ids = tuple(study.test_clips)
+    places = {(point, seed): _place(folder, point, seed) for point in points for seed in range(study.seeds)}
+    tasks = [Task(f"figures of {place}", measure_sound, (study, place, ids)) for place in places.values()]
+    found = workers.through(tasks, note)
     rows: list[dict[str, Any]] = []
     for point in points:
         seeds, seconds = [], []
         for seed in range(study.seeds):
-            place = _place(folder, point, seed)
-            sound = np.stack([read_wav(place / f"{clip_id}.wav")[0] for clip_id in study.test_clips])
-            seeds.append(judge.measure(sound).figures)
+            place = places[point, seed]
+            seeds.append(found[f"figures of {place}"])
             made: dict[str, float] = {}
             for path in place.glob("made-*.json"):
                 made |= json.loads(path.read_text())["seconds"]
-            seconds += [made[clip_id] for clip_id in study.test_clips]
+            seconds += [made[clip_id] for clip_id in ids]
         rows.append(
             {
                 "name": point.name,
@@ -158,8 +170,8 @@ def measure_curve(study: Study, folder: Path, points: Sequence[Point]) -> dict[s
         )
     return {
         "preset": study.preset.name,
-        "clips": len(study.test_clips),
-        "clips with events": sum(bool(scene.onsets) for scene in judge.scenes),
+        "clips": len(ids),
+        "clips with events": sum(bool(scene(clip_id).onsets) for clip_id in ids),
         "seeds": study.seeds,
         "points": rows,
         "cheapest": cheapest(rows) if study.seeds > 1 else None,  # of one mapper there is no spread

@@ -90,14 +90,15 @@ class Judge:
 
 
 @lru_cache(maxsize=4)
-def _judge(study: Study, clip_ids: tuple[str, ...]) -> Judge:
+def judge_of(study: Study, clip_ids: tuple[str, ...]) -> Judge:
+    """:meth:`Judge.of`, once a process."""
     return Judge.of(study, clip_ids)
 
 
 def measure_condition(study: Study, condition: Condition, clip_ids: tuple[str, ...]) -> Measured:
     """Figures of a condition that has its sound; of one with tokens their error, too."""
     told = [label_given(condition, clip_id) for clip_id in clip_ids] if condition.label == "wrong" else ()
-    found = _judge(study, clip_ids).measure(load_sound(study, condition, clip_ids), told)
+    found = judge_of(study, clip_ids).measure(load_sound(study, condition, clip_ids), told)
     if condition.kind not in ("truth", "ceiling") and not condition.epoch:
         true, variance, _ = true_tokens(study, condition.system, clip_ids)
         tokens = load_tokens(study, condition, clip_ids)

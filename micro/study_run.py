@@ -41,7 +41,7 @@ class Machine:
     workers: int = 2
     device: str = "auto"
     mapper_device: str = "auto"
-    on_device: int = 8
+    on_device: int = 12
 
     def mapper_devices(self, device: str) -> tuple[str, str]:
         """Of most mappers, and of those that take longest."""
@@ -105,7 +105,7 @@ def report(
     results = measure(study, workers, note)
     results["figure3"] = measure_figure3(study, figure3_clips(study), workers, note)
     sampled = bool(points) and is_sampled(study, study.folder, points)
-    results["curve"] = report_curve(study, study.folder, points) if sampled else None
+    results["curve"] = report_curve(study, study.folder, points, workers, note) if sampled else None
     results["seconds_of_last_call"] = round(time.monotonic() - started)
     write_text(study.folder / "results.json", json.dumps(results, indent=1))
     write_report(results, study.folder)

@@ -74,7 +74,7 @@ def make_sound(study: Study, condition: Condition, clip_ids: Sequence[str], devi
         return
     model = audio_model(study, condition.system, device)
     tokens = None if condition.kind == "ceiling" else _kept_tokens(study, condition, clip_ids, model, device)
-    size = SYNTHESIS_BATCH if device == "cpu" else 4 * SYNTHESIS_BATCH
+    size = SYNTHESIS_BATCH if device == "cpu" else min(len(clip_ids), 4 * SYNTHESIS_BATCH)
     for first in range(0, len(todo), size):
         part = todo[first : first + size]
         if tokens is None:

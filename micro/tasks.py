@@ -6,9 +6,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
 from typing import Any
 
@@ -32,20 +31,22 @@ class Task:
 
 
 class Workers:
-    """``count`` processes for tasks of the CPU, ``on_device`` for those of an accelerator, kept until :meth:`close`.
+    """``count`` processes for tasks of the CPU, ``on_device`` for those of an accelerator, kept until the end.
 
     With a count of 1 all is done in this process.
     """
 
-    def __init__(self, count: int, on_device: int = 8):
+    def __init__(self, count: int, on_device: int = 12):
         self.counts = {True: count, False: on_device}
         self._pools: dict[bool, ProcessPoolExecutor] = {}
-        self._stack = ExitStack()
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if kind is not None and self._pools:  # after an error, or Ctrl-C, nobody waits for a mapper to be trained
+            for process in active_children():
+                process.terminate()
         for pool in self._pools.values():
             pool.shutdown(wait=True, cancel_futures=True)
 

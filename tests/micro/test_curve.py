@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from common.errors import InputError
 from manifests.builders import clips_from_folder
 from manifests.manifest import make_manifest, write_manifest
 from micro.curve_report import write_curve
+from micro.judge import measure_condition
 from micro.points import POINTS, Point, cheapest, points_of, worse
-from micro.study import scene
+from micro.study import Condition, Study, scene
+from micro.study_sound import load_sound, make_sound
 from micro.world.render import render_waveform
 from pipeline.cache import ShardContent, open_store
 from pipeline.cache.selection import clips_digest
@@ -90,6 +94,42 @@ def test_what_is_made_is_measured_and_not_made_again(study, tmp_path):
     # Alone in its batch: equal but for rounding, which Griffin-Lim amplifies; another clip's is 1.4 away.
     assert np.linalg.norm(read_wav(lost)[0] - sound) < 0.3 * np.linalg.norm(sound)
     assert not (study / "curve").exists()
+
+
+def test_what_conditions_sound_like(study):
+    """True sound, and the mapper's with the right label, with none and with a wrong one."""
+    made = Study(study, 0, 1, 1, "micro", ("generation.steps=1",))
+    rows = [
+        Condition("truth", kind="truth"),
+        Condition("ours", seed=0),
+        Condition("no label", seed=0, label="none"),
+        Condition("wrong label", seed=0, label="wrong"),
+        Condition("shuffled", seed=0, video="another"),
+        Condition("oracle", kind="oracle"),
+    ]
+    ids = tuple(made.test_clips)
+    assert sorted(ids) == IDS
+    for condition in rows:
+        make_sound(made, condition, ids, "cpu")
+    found = {condition.row: measure_condition(made, condition, ids) for condition in rows}
+    assert found["truth"].figures["timing_error"] < 0.05
+    assert found["truth"].figures["class_accuracy"] == 1
+    assert found["truth"].probabilities.min() > 0.5
+    assert found["oracle"].figures["token_error"] == 0
+    # Of one clip a class the next one is itself; the label does not reach the mapper, and does reach the sound.
+    ours, silent, wrong, same = (load_sound(made, condition, ids) for condition in rows[1:5])
+    assert np.array_equal(ours, same)
+    assert not np.allclose(ours, silent, atol=1e-3)
+    assert not np.allclose(wrong, silent, atol=1e-3)
+    assert len({found[row].figures["token_error"] for row in ("ours", "no label", "wrong label")}) == 1
+    assert "heard_as_told" in found["wrong label"].figures
+    before = times(study / "sound")
+    for condition in rows[:2]:
+        make_sound(made, condition, ids, "cpu")
+    assert times(study / "sound") == before
+    make_sound(replace(made, assignments=("generation.steps=2",)), rows[1], ids, "cpu")
+    again = times(study / "sound")
+    assert {path for path in before if before[path] != again[path]} == {Path("ours", "0", f"{i}.wav") for i in ids}
 
 
 def test_what_cannot_be_done_is_said_first(study, tmp_path):
