@@ -226,7 +226,7 @@ def probe(
     chosen = choose_device(device)
     with weights_of(models, assignments) as settings:
         bench = make_bench(folder, settings, mapper, chosen, train_scenes, test_scenes)
-        results = run_probe(bench, names, ceiling, where, out.print)
+        results = run_probe(bench, names, ceiling, where, note)
     summary("probe", {**rows_of(results), "written to": where / "probe.md"})
 
 

@@ -25,7 +25,7 @@ from pipeline.encoders.audiomae import normalise_waveform
 from pipeline.media import DecodedClip, resize_frame
 from presets import Preset
 from presets.encoders import reads
-from trainer.mapper import Mapper
+from trainer.mapper import Mapper, read_spec
 from trainer.registry import MFMMapper
 
 _FIRST = 30_000_000  # first scene of those that are rendered for probes: no stage trains on them
@@ -72,7 +72,8 @@ class Bench:
         scenes = [scene(joined.clip_ids[row]) for row in rows]
         subjects = Subjects(scenes, [joined.splits[row] for row in rows])
         cached = {name: joined.arrays[name][rows].astype(np.float32) for name in joined.arrays}
-        runs = {path.parent.name: path for path in sorted((study.folder / "runs").glob("*-0/mapper"))}
+        found = sorted((study.folder / "runs").glob("*-0/mapper"))
+        runs = {path.parent.name: path for path in found if read_spec(path).target_encoder == study.preset.target}
         return cls(study.preset, subjects, device, cached, {**runs, **mappers})
 
     def encoder(self, name: str) -> np.ndarray:

@@ -185,6 +185,11 @@ class Study:
         test = sorted(clip.clip_id for clip in self.manifest.clips if clip.split == "test" and clip.clip_id in there)
         return [i for label in KINDS for i in [i for i in test if scene(i).label == label][: self.per_class]]
 
+    @property
+    def joined(self) -> Joined:
+        """What our mappers read, and what they predict, of every clip."""
+        return features(self, (*self.preset.mapper.encoders, self.preset.target))
+
     def some_test_clips(self, per_class: int) -> list[str]:
         return replace(self, per_class=per_class).test_clips
 
