@@ -58,13 +58,14 @@ def train(
     ),
     export: Annotated[Path | None, typer.Option(help="where the finished weights go; default: nowhere")] = None,
     mapper: Annotated[Path | None, typer.Option(help="a trained mapper to export with them")] = None,
+    v2a_mapper: Annotated[Path | None, typer.Option(help="and one of v2a-mapper-micro")] = None,
     stage: Annotated[str, typer.Option(help="all, or names joined by commas")] = "all",
     scale: Annotated[float, typer.Option(help="times the number of steps, for a trial")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16 (of products, where it is fast)")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch")] = 0,
 ) -> None:
-    """Train every frozen model of the micro preset; hours on 2 cores."""
+    """Train every frozen model of the micro presets; hours on 2 cores."""
     import torch
 
     from common.errors import InputError
@@ -88,7 +89,7 @@ def train(
     for name in names:
         getattr(models, name)
     if export is not None:
-        models.export(export, mapper)
+        models.export(export, mapper, v2a_mapper)
     summary("micro", {"checkpoints": folder, "exported to": export or "nowhere"})
 
 

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from generate.audioldm2 import Conditioning
 from micro.audio import train_audiomae, train_vae
+from micro.audioldm import train_audioldm
+from micro.clap import encode_clap, train_clap
 from micro.classifier import train_classifier
+from micro.clip import train_clip
 from micro.data import LABELS, keep_in, waveforms
 from micro.diffusion import encode_latents, encode_tokens, train_unet
 from micro.fit import Machine
@@ -24,9 +27,11 @@ from micro.probe_report import card_section
 from micro.text import TextToAudio, save_text, train_text
 from micro.vision import train_cavp, train_frames, train_timechat
 from micro.vocoder import GriffinLim
-from presets import Preset
+from presets import Preset, load_preset
+from trainer.checkpoints import write_sums
+from trainer.mapper import CONFIG, MODEL
 
-CLIPS = 3600  # sounds that the UNet and the language model learn from
+CLIPS = 3600  # sounds that the UNets and the language model learn from
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Steps:
     frames: int = 1500
     timechat: int = 1000
     classifier: int = 600
+    clip: int = 600
+    clap: int = 600
+    audioldm: int = 3000
 
     def scaled(self, scale: float) -> Steps:
         return Steps(**{name: max(1, round(value * scale)) for name, value in vars(self).items()})
@@ -113,11 +121,38 @@ class MicroModels:
     def classifier(self) -> Any:
         return train_classifier(self.preset, self.folder, self.steps.classifier, self.machine)
 
-    def export(self, target: Path, mapper: Path | None = None) -> None:
-        """Write what the preset ``micro`` loads: float16 safetensors, configs, logs and a model card.
+    @cached_property
+    def v2a(self) -> Preset:
+        """Where the sizes of V2A-Mapper's models are."""
+        return load_preset("v2a-mapper-micro", ["weights.source=seeded", f"weights.seed={self.preset.weights.seed}"])
 
-        ``mapper``: a trained one that ships with them. ``notes.md`` and the ``probe.json`` of ``python -m micro probe``
-        in the training's folder go into the card.
+    @cached_property
+    def clip(self) -> Any:
+        return train_clip(self.v2a, self.folder, self.steps.clip, self.machine)
+
+    @cached_property
+    def clap(self) -> Any:
+        return train_clap(self.v2a, self.folder, waveforms(CLIPS), self.steps.clap, self.machine)
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """CLAP's, of the sounds of :attr:`prepared`, (N, D), computed once."""
+        path = self.folder / "embeddings.safetensors"
+        if not path.is_file():
+            save_file({"clap": encode_clap(self.v2a, self.clap, waveforms(CLIPS), self.machine.device)}, path)
+        return load_file(path)["clap"]
+
+    @cached_property
+    def audioldm(self) -> Any:
+        """Its UNet; VAE and vocoder are AudioLDM-2's."""
+        latents = self.prepared["latents"]
+        return train_audioldm(self.v2a, self.folder, latents, self.embeddings, self.steps.audioldm, self.machine)
+
+    def export(self, target: Path, mapper: Path | None = None, v2a_mapper: Path | None = None) -> None:
+        """Write what the micro presets load: float16 safetensors, configs, logs and a model card.
+
+        ``mapper``, ``v2a_mapper``: trained ones that ship with them. ``notes.md`` and the ``probe.json`` of
+        ``python -m micro probe`` in the training's folder go into the card.
         """
         audioldm2 = target / "audioldm2"
         audioldm2.mkdir(parents=True, exist_ok=True)
@@ -129,18 +164,30 @@ class MicroModels:
         vocoder = {k: v for k, v in self.preset.audio_models.audioldm2.vocoder.items() if not k.startswith("_")}
         GriffinLim(**vocoder).save_pretrained(audioldm2 / "vocoder")
         DDIMScheduler(**self.preset.audio_models.audioldm2.scheduler).save_pretrained(audioldm2 / "scheduler")
-        for path in audioldm2.rglob("*.safetensors"):
-            _halve(path)
+        self._export_v2a(target)
+        for part in ("audioldm2", "audioldm", "clip", "clap"):
+            for path in (target / part).rglob("*.safetensors"):
+                _halve(path)
         logs = target / "logs"
         logs.mkdir(exist_ok=True)
         for path in self.folder.glob("*.jsonl"):
             shutil.copy(path, logs / path.name)
-        if mapper is not None:
-            shutil.rmtree(target / "mapper", ignore_errors=True)
-            shutil.copytree(mapper, target / "mapper")
-            _halve(target / "mapper" / "model.safetensors")
+        for name, trained in (("mapper", mapper), ("v2a-mapper", v2a_mapper)):
+            if trained is not None:
+                shutil.rmtree(target / name, ignore_errors=True)
+                shutil.copytree(trained, target / name)
+                _halve(target / name / MODEL)
+                write_sums(target / name, (CONFIG, MODEL))
         notes = self.folder / "notes.md"
         (target / "README.md").write_text(self._card(target, notes.read_text() if notes.is_file() else ""))
+
+    def _export_v2a(self, target: Path) -> None:
+        """CLIP, CLAP and AudioLDM, whose VAE, vocoder and scheduler are those of AudioLDM-2 beside it."""
+        self.clip.save_pretrained(target / "clip")
+        self.clap.save_pretrained(target / "clap")
+        self.audioldm.save_pretrained(target / "audioldm" / "unet")
+        for name in ("vae", "vocoder", "scheduler"):
+            shutil.copytree(target / "audioldm2" / name, target / "audioldm" / name, dirs_exist_ok=True)
 
     def _card(self, target: Path, notes: str) -> str:
         rows = []
