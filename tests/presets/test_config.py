@@ -19,7 +19,7 @@ from trainer.mapper import Mapper
 
 
 def test_shipped_presets_load():
-    assert available_presets() == ["micro", "paper", "v2a-mapper"]
+    assert available_presets() == ["micro", "paper", "v2a-mapper", "v2a-mapper-micro"]
     paper = load_preset("paper")
     assert (paper.media.frames, paper.media.samples) == (40, 160_000)
     assert (paper.training.epochs, paper.training.global_batch, paper.training.learning_rate) == (
