@@ -77,6 +77,17 @@ class _Track:
         return self.start + self.position / self.rate
 
 
+def _copy(frame: Any) -> Any:
+    """For one more resampler: FFmpeg names, in place, the layout of a frame that has none, and then refuses it."""
+    copy = av.AudioFrame(format=frame.format.name, layout=frame.layout.name, samples=frame.samples)
+    for ours, theirs in zip(copy.planes, frame.planes, strict=True):
+        ours.update(memoryview(theirs)[: ours.buffer_size])
+    copy.sample_rate, copy.pts = frame.sample_rate, frame.pts
+    if frame.time_base is not None:
+        copy.time_base = frame.time_base
+    return copy
+
+
 def decode_waveform(path: str | Path, config: MediaConfig, start: float = 0.0) -> np.ndarray:
     """Sound of the window [start, start + seconds): float32 (samples,), zero where there is none.
 
@@ -138,8 +149,9 @@ def _read(
         if begin is not None and first and (time is None or time > start):
             raise _Elsewhere
         first = False
-        for each in tracks:
-            each.put(frame, time)
+        for each in tracks[1:]:
+            each.put(_copy(frame), time)
+        track.put(frame, time)
         if track.position >= track.samples:
             break
     if begin is not None and first:

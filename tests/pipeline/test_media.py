@@ -1,11 +1,15 @@
 """Both backends on awkward media: the frame shown at time t has grey level 10 + 20 t."""
 
+from dataclasses import replace
+
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.errors import ClipError, InputError
 from pipeline.media import decode_clip, decode_waveform, probe
+from pipeline.media.sound import decode_waveforms
 from presets.config import MediaConfig
 from tests.media_factory import make_media, rotate, tone
 
@@ -202,6 +206,24 @@ def test_sound_at_several_rates_out_of_one_decoding(tmp_path, rate):
     assert (loudest[11_000] > 5000) == (rate > 22_000)
     with pytest.raises(InputError, match="without sound at 32000 Hz: it has 16000, 48000"):
         both.sound(32_000)
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s24le", "pcm_f64le", "pcm_u8", "pcm_s64le"])
+def test_several_rates_of_sound_without_a_named_layout(tmp_path, codec):
+    """As in most wavs: FFmpeg names the layout of a frame in place, and would refuse it the second time."""
+    path = tmp_path / "a.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(1)[None], format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        for piece in av.AudioResampler(format=stream.codec_context.format, layout="mono").resample(frame):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    both = decode_waveforms(path, CONFIG, [48_000, 22_050])
+    assert [len(both[rate]) for rate in (16_000, 22_050, 48_000)] == [160_000, 220_500, 480_000]
+    for rate, wave in both.items():
+        assert np.array_equal(wave, decode_waveform(path, replace(CONFIG, sample_rate=rate)))
+        assert np.abs(wave[: rate // 2]).max() == pytest.approx(0.3, abs=0.02)
 
 
 def test_no_sound_at_any_rate(tmp_path):

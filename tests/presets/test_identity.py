@@ -54,7 +54,7 @@ def made_later(preset, made, stage):
     return fingerprint(stage, preset, made["weights"], made["clips"], made["manifest"], "float32")
 
 
-@pytest.mark.parametrize("stage", ENCODERS)
+@pytest.mark.parametrize("stage", ["cavp", "timechat", "audiomae", "flan_t5"])
 def test_shards(load_later, stage):
     made = open_store(BEFORE / "cache").header(stage, 0).fingerprint
     now = made_later(load_later(), made, stage)
