@@ -81,7 +81,7 @@ def _copy(frame: Any) -> Any:
     """For one more resampler: FFmpeg names, in place, the layout of a frame that has none, and then refuses it."""
     copy = av.AudioFrame(format=frame.format.name, layout=frame.layout.name, samples=frame.samples)
     for ours, theirs in zip(copy.planes, frame.planes, strict=True):
-        ours.update(memoryview(theirs)[: ours.buffer_size])
+        ours.update(bytes(theirs)[: ours.buffer_size])
     copy.sample_rate, copy.pts = frame.sample_rate, frame.pts
     if frame.time_base is not None:
         copy.time_base = frame.time_base
