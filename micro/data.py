@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,15 @@ def _rendered(
     return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy on write: torch wants memory it may write
 
 
+def _processes() -> BaseContext:
+    """Where there is a server that processes are forked from, it alone imports what they all need."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _fill(out: np.ndarray, render: Callable[[int, int], np.ndarray], first: int) -> None:
     starts = range(0, len(out), _AT_ONCE)
     sizes = [min(_AT_ONCE, len(out) - start) for start in starts]
@@ -104,7 +114,7 @@ def _fill(out: np.ndarray, render: Callable[[int, int], np.ndarray], first: int)
         for start, size in zip(starts, sizes, strict=True):
             out[start : start + size] = render(first + start, size)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=_processes()) as pool:
         parts = pool.map(render, [first + start for start in starts], sizes)
         for start, size, part in zip(starts, sizes, parts, strict=True):
             out[start : start + size] = part

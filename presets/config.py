@@ -110,12 +110,14 @@ def _can_be_mapped(encoder: str) -> bool:
 class MapperConfig:
     """Fusion and mapper (paper sections 3.2.2 and 3.4).
 
+    ``standardise``: each vector of each stream is divided by its root mean square before fusion.
     ``options``: what a kind of mapper has of its own; its class checks them.
     """
 
     kind: Annotated[str, NameOf(MAPPERS)] = "gpt2"
     encoders: list[str] = Field(default_factory=lambda: ["cavp", "timechat"])
     fusion: Annotated[str, NameOf(FUSIONS)] = "concat"
+    standardise: bool = False
     initialise: str = "scratch"  # or audioldm2, shipped, or where a GPT-2 or a mapper is: trainer.initialise
     layers: Layers = 12
     width: Width = 768

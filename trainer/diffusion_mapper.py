@@ -49,7 +49,7 @@ class DiffusionMapper(Mapper):
 
     def denoise(self, visual: Mapping[str, Tensor], noisy: Tensor, times: Tensor) -> Tensor:
         """Noisy scaled targets (B, T_c, D_c) at times (B,) -> the clean ones."""
-        fused = self.fusion({name: visual[name].float() for name in self.fusion.names})
+        fused = self.fusion.fuse(visual)
         batch, steps = len(noisy), self.spec.target[0]
         embedded = get_timestep_embedding(times, noisy.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
         parts = [

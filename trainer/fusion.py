@@ -38,11 +38,20 @@ class Fusion(nn.Module):
         self.names = list(dimensions)
         self.lengths = dict(lengths)
         self.width = width
+        self.standardise = False
 
     @property
     def length(self) -> int:
         """Steps of V_e: those of the finest stream where streams are aligned."""
         return max(self.lengths.values())
+
+    def fuse(self, visual: Mapping[str, Tensor]) -> Tensor:
+        """Cached features (B, T, D) by encoder name, more than are fused perhaps -> V_e."""
+        streams = {name: visual[name].float() for name in self.names}
+        if self.standardise:
+            streams = {name: nn.functional.rms_norm(x, x.shape[-1:]) for name, x in streams.items()}
+        fused: Tensor = self(streams)
+        return fused
 
 
 class ConcatFusion(Fusion):
@@ -89,4 +98,5 @@ def build_fusion(spec: MapperSpec) -> Fusion:
     dimensions = {name: spec.dimensions[name] for name in config.encoders}
     lengths = {name: spec.lengths[name] for name in config.encoders}
     fusion: Fusion = FUSIONS[config.fusion](dimensions, lengths, spec.target[1])
+    fusion.standardise = config.standardise
     return fusion

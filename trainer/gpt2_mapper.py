@@ -35,7 +35,7 @@ class GPT2Mapper(Mapper):
 
     def prefix(self, visual: Mapping[str, Tensor]) -> Tensor:
         """[SOS, V_e, EOS]: (B, T_e + 2, D)."""
-        fused = self.fusion({name: visual[name].float() for name in self.fusion.names})
+        fused = self.fusion.fuse(visual)
         batch = len(fused)
         return torch.cat([self.sos.expand(batch, 1, -1), fused, self.eos.expand(batch, 1, -1)], dim=1)
 

@@ -51,7 +51,7 @@ def initialise(mapper: Mapper, source: str) -> MapperSpec | None:
         mapper.initialise(source)
         return None
     there, here = read_spec(source), mapper.spec
-    fused = ("fusion",) if hasattr(mapper, "fusion") else ()
+    fused = ("fusion", "standardise") if hasattr(mapper, "fusion") else ()
     for name in ("kind", "encoders", *fused, "layers", "heads", "width", "head_width"):
         if getattr(there.mapper, name) != getattr(here.mapper, name):
             raise WeightsError(

@@ -28,3 +28,14 @@ def test_concat_is_algorithm_1():
     aligned = torch.cat([streams["cavp"], streams["timechat"].repeat_interleave(4, dim=1)], dim=-1)
     expected = aligned @ fusion.projection.weight.T + fusion.projection.bias
     torch.testing.assert_close(fusion(streams), expected)
+
+
+@pytest.mark.parametrize("name", ["concat", "add", "cat"])
+def test_a_standardised_stream_weighs_the_same_whatever_its_scale(name):
+    fusion = FUSIONS[name](DIMENSIONS, LENGTHS, 6)
+    streams = {stage: torch.randn(2, LENGTHS[stage], DIMENSIONS[stage]) for stage in DIMENSIONS}
+    larger = {"cavp": streams["cavp"].half(), "timechat": 30 * streams["timechat"]}
+    assert not torch.allclose(fusion.fuse(streams), fusion.fuse(larger), atol=0.1)
+    fusion.standardise = True
+    torch.testing.assert_close(fusion.fuse(streams), fusion.fuse(larger), rtol=0, atol=0.01)
+    assert torch.isfinite(fusion.fuse({stage: torch.zeros_like(x) for stage, x in streams.items()})).all()

@@ -39,7 +39,7 @@ class PooledMapper(Mapper):
         self.linear = nn.Linear(spec.target[1], spec.target[0] * spec.target[1])
 
     def predict(self, visual: Mapping[str, Tensor]) -> Tensor:
-        fused = self.fusion({name: visual[name].float() for name in self.fusion.names})
+        fused = self.fusion.fuse(visual)
         return self.linear(fused[:, :: self.options.every].mean(1)).unflatten(1, self.spec.target)
 
     def losses(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
