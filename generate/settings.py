@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from presets.audio_models import AudioModelConfig
 from presets.checks import STRICT, Arguments, short
+from presets.config import GenerationConfig
 from presets.official import AUDIOLDM2, Repository
-
-if TYPE_CHECKING:
-    from presets.config import GenerationConfig
-
 
 AUDIOLDM = Repository("audioldm", "cvssp/audioldm-s-full-v2", "CC BY-NC-SA 4.0 (AudioLDM)", folder="audioldm-s-full-v2")
 

@@ -6,15 +6,12 @@ A new fusion is one class and one line in :data:`presets.mappers.FUSIONS`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from presets.mappers import FUSIONS
-
-if TYPE_CHECKING:
-    from trainer.mapper import MapperSpec
+from trainer.mapper import MapperSpec
 
 
 def upsample(features: Tensor, length: int) -> Tensor:
