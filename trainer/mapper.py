@@ -48,7 +48,7 @@ class MapperSpec:
     ``dimensions`` and ``lengths``: width and steps of each visual stream; ``target``: (T_c, D_c) of the features of
     the encoder ``target_encoder``, the paper's (8, 768) of AudioMAE. ``statistics``: mean and standard deviation of
     the training targets. ``provenance``: fingerprints of the encoders, preset, epochs, metrics, and what
-    :mod:`trainer.scale` counts.
+    :attr:`hours` counts.
     """
 
     mapper: MapperConfig
@@ -69,6 +69,24 @@ class MapperSpec:
             raise ValueError(f"dimensions and lengths say nothing of the encoders {', '.join(sorted(unknown))}")
         return self
 
+    @property
+    def hours(self) -> float | None:
+        """Of sound that it was trained on: the paper's training scale, in hours.
+
+        "The product of the total audio time per epoch and the number of training epochs" (section 4.2.1), with that of
+        a mapper that it went on from. None where one of a version before does not say.
+        """
+        made = self.provenance
+        clips, epochs, seconds, before = (
+            made.get(name) for name in ("train_clips", "epochs", "train_seconds", "hours_before")
+        )
+        if seconds is None:  # of a version before: clips of the full length, and nothing on what it went on from
+            window = (made.get("media") or {}).get("seconds")
+            if clips is None or window is None or self.mapper.initialise not in ("scratch", "audioldm2"):
+                return None
+            seconds, before = clips * window, 0.0
+        return None if epochs is None or before is None else float(before + epochs * seconds / 3600)
+
     def card(self, mapper: str) -> str:
         """A model card in Markdown: what the ``mapper`` is (:meth:`Mapper.describe`), its fitting, how well."""
         made = self.provenance
@@ -78,6 +96,7 @@ class MapperSpec:
             "preset": made.get("preset"),
             "training clips": made.get("train_clips"),
             "epochs": made.get("epochs"),
+            "hours of sound trained on": "unknown" if self.hours is None else f"{self.hours:.4g}",
             **{f"weights of {name}": weights for name, weights in made.get("encoders", {}).items()},
             **{
                 name: "not finite" if value is None else f"{value:.5g}"

@@ -16,9 +16,7 @@ from trainer.registry import build_mapper
 class Fitted:
     """A mapper as a row of Table 1.
 
-    ``kind``: as in ``mapper.kind``. ``parameters``: those that are trained. ``hours``: the paper's training scale,
-    "the product of the total audio time per epoch and the number of training epochs" (section 4.2.1), with that of a
-    mapper that it went on from; None where a mapper of a version before does not say.
+    ``kind``: as in ``mapper.kind``. ``parameters``: those that are trained. ``hours``: :attr:`MapperSpec.hours`.
     """
 
     kind: str
@@ -32,21 +30,7 @@ def fitted(spec: MapperSpec) -> Fitted:
     with torch.device("meta"):
         mapper = build_mapper(spec)
     parameters = sum(parameter.numel() for parameter in mapper.parameters() if parameter.requires_grad)
-    return Fitted(spec.mapper.kind, parameters, hours_trained(spec), spec.provenance.get("epochs"))
-
-
-def hours_trained(spec: MapperSpec) -> float | None:
-    """See :class:`Fitted`."""
-    made = spec.provenance
-    clips, epochs, seconds, before = (
-        made.get(name) for name in ("train_clips", "epochs", "train_seconds", "hours_before")
-    )
-    if seconds is None:  # of a version before: clips of the full length, and nothing on what it went on from
-        window = (made.get("media") or {}).get("seconds")
-        if clips is None or window is None or spec.mapper.initialise not in ("scratch", "audioldm2"):
-            return None
-        seconds, before = clips * window, 0.0
-    return None if epochs is None or before is None else float(before + epochs * seconds / 3600)
+    return Fitted(spec.mapper.kind, parameters, spec.hours, spec.provenance.get("epochs"))
 
 
 def seconds_of_sound(manifest: Manifest | None, clip_ids: Collection[str], window: float) -> float:

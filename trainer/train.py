@@ -29,7 +29,7 @@ from trainer.mapper import Mapper, MapperSpec
 from trainer.provenance import features_provenance, record_kind
 from trainer.registry import build_mapper
 from trainer.run_folder import RunFolder
-from trainer.scale import hours_trained, seconds_of_sound
+from trainer.scale import seconds_of_sound
 from trainer.schedule import build_schedule, set_steps
 from trainer.validate import target_statistics, validate
 
@@ -90,7 +90,7 @@ class Trainer:
         self.spec = self._spec(target_statistics(self.data, 256))
         model = build_mapper(self.spec)
         went_on_from = initialise(model, initial_weights(preset))
-        before = 0.0 if went_on_from is None else hours_trained(went_on_from)
+        before = 0.0 if went_on_from is None else went_on_from.hours
         self.spec = replace(self.spec, provenance={**self.spec.provenance, "hours_before": before})
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.parameters, self.mapper_words = model.trained_parameters, model.describe()

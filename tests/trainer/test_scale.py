@@ -33,6 +33,9 @@ def test_a_run_says_what_it_was_trained_on_and_so_does_what_goes_on_from_it(tmp_
     assert found.hours == pytest.approx(2 * seconds / 3600)
     assert (found.kind, found.epochs) == ("gpt2", 2)
     assert found.parameters == first.parameters
+    assert (
+        f"| hours of sound trained on | {2 * seconds / 3600:.4g} |" in (tmp_path / "run/mapper/README.md").read_text()
+    )
     tensors = load_file(tmp_path / "run/mapper/model.safetensors")
     assert found.parameters == sum(tensor.numel() for name, tensor in tensors.items() if "wte" not in name)
     fit(store, tmp_path / "run", "training.epochs=3")
