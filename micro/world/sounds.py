@@ -98,12 +98,12 @@ def engine(scene: Scene) -> np.ndarray:
     level = scene.level(_time(SECONDS))
     turns = np.cumsum(55 * _octaves(scene) * (0.7 + 0.8 * level)) / SAMPLE_RATE
     sound = sum(np.sin(2 * np.pi * turns * k + k * k) / k**0.7 for k in range(1, 15))
-    return 0.3 * sound * (0.3 + 0.7 * level)
+    return 0.3 * sound * level
 
 
 def siren(scene: Scene) -> np.ndarray:
     time = _time(SECONDS)
-    pitch = 900 * _octaves(scene) * 2 ** (0.6 * np.sin(2 * np.pi * scene.rate * time))
+    pitch = 900 * _octaves(scene) * 2 ** (0.3 * np.sin(2 * np.pi * scene.rate * time))
     return 0.6 * np.tanh(2 * np.sin(2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE)) * scene.level(time)
 
 
