@@ -148,7 +148,7 @@ def _fetch_hub_file(address: str, target: Path) -> None:
 
 
 def _fetch_parts(repository: Repository, parts: Sequence[str], preset: Preset) -> None:
-    """Folders of a repository, each under its name only when all of its files are there; the files at its top too."""
+    """Folders of a repository, or the files at its top: each under its name only when all of its files are there."""
     if is_hub_id(preset.weights.folders.get(repository.name, "")):
         repository_folder(repository, preset, parts)
         return
@@ -159,12 +159,14 @@ def _fetch_parts(repository: Repository, parts: Sequence[str], preset: Preset) -
         snapshot_download(repository.hub_id, local_dir=part, allow_patterns=names)
     if lacking := [name for name in names if not (part / name).is_file()] or not names:
         raise WeightsError(f"{repository.address}: {lacking} did not come")
+    if list(parts) == [""]:
+        shutil.rmtree(part / ".cache", ignore_errors=True)  # huggingface_hub's own notes
+        if target.is_dir():
+            target.rmdir()  # empty, else it would not be missing
+        part.replace(target)
+        return
     target.mkdir(parents=True, exist_ok=True)
     for name in parts:
-        if not name:
-            for file in (each for each in names if "/" not in each):
-                (part / file).replace(target / file)
-            continue
         if (target / name).is_dir():
             (target / name).rmdir()  # empty, else it would not be missing
         (part / name).replace(target / name)

@@ -301,6 +301,40 @@ def test_unknown_models_are_named(tmp_path):
     assert "no official files of 'clap'" in output
 
 
+def test_each_repository_has_its_folder(tmp_path, monkeypatch):
+    """One whose files lie at its top, and one of folders; of several copies one is fetched."""
+    hub = {
+        "openai/clip-vit-base-patch32": ["config.json", "pytorch_model.bin", "tf_model.h5", "onnx/model.onnx"],
+        "cvssp/audioldm-s-full-v2": [
+            f"{part}/{name}"
+            for part in ("unet", "vae", "vocoder", "scheduler", "text_encoder", "tokenizer", "other")
+            for name in ("config.json", "model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
+        ],
+    }
+
+    def snapshot_download(name, local_dir, allow_patterns):
+        for file in allow_patterns:
+            (Path(local_dir) / file).parent.mkdir(parents=True, exist_ok=True)
+            (Path(local_dir) / file).write_text(f"{name}: {file}")
+
+    monkeypatch.setattr(weights, "list_repo_files", hub.__getitem__)
+    monkeypatch.setattr(weights, "snapshot_download", snapshot_download)
+    words = ["weights", "--preset", "v2a-mapper", "--set", f"weights.folder={tmp_path}", "--only", "clip,audioldm"]
+    result = CliRunner().invoke(app, [*words, "--download", "--accept-licences"])
+    assert result.exit_code == 0, result.output
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    parts = [file.filename for file in EVERY["audioldm"]]
+    assert found == {
+        "clip-vit-base-patch32/config.json", "clip-vit-base-patch32/pytorch_model.bin",
+        *(f"{part}/{name}" for part in parts for name in ("config.json", "model.safetensors")),
+    }  # fmt: skip
+    shutil.rmtree(tmp_path / "audioldm-s-full-v2" / "vae")
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == WeightsError.exit_code
+    assert result.output.count("MISSING") == 1
+    assert "audioldm-s-full-v2 (folder vae); CC BY-NC-SA 4.0" in " ".join(result.output.split())
+
+
 def test_every_address_of_the_table_is_whole():
     for files in EVERY.values():
         for file in files:
