@@ -31,7 +31,7 @@ class Repository:
         return f"{self.address}, licence {self.licence}"
 
     def part(self, part: str, size_gb: float, role: str = "") -> CheckpointFile:
-        """One of its folders, or, if none is read, the files at its top: "". ``role``: default as the folder is called."""
+        """One of its folders, or, if none is read, the files at its top: "". ``role``: default the folder's name."""
         within, below = (f" (folder {part})", f"/{part}") if part else ("", "")
         return CheckpointFile(
             role or part,
