@@ -28,6 +28,7 @@ from presets.official import Repository
 
 T = TypeVar("T")
 D = TypeVar("D", bound=LatentDiffusion)
+HIFIGAN = "SpeechT5HifiGan"
 # Vocoders besides HiFi-GAN, by the ``_class_name`` of their config.
 VOCODERS = Registry("vocoder", GriffinLim="micro.vocoder:GriffinLim")
 
@@ -45,11 +46,15 @@ def seeded(setting: str, make: Callable[[], T], seed: int) -> T:
             raise PresetError(f"{setting} describes no model: {str(error).strip()[:400]}") from error
 
 
+def vocoder_name(config: Mapping[str, Any]) -> str:
+    """The class that a preset's vocoder is of."""
+    return str(config.get("_class_name") or HIFIGAN)
+
+
 def build_vocoder(config: Mapping[str, Any]) -> Any:
-    """HiFi-GAN, or what ``_class_name`` says."""
-    if (name := config.get("_class_name", "")) in VOCODERS:
-        return VOCODERS[name](**{k: v for k, v in config.items() if k != "_class_name"})
-    return SpeechT5HifiGan(SpeechT5HifiGanConfig(**config))
+    """HiFi-GAN, or what ``_class_name`` says; raises KeyError for a class that is not registered."""
+    name, arguments = vocoder_name(config), {k: v for k, v in config.items() if k != "_class_name"}
+    return SpeechT5HifiGan(SpeechT5HifiGanConfig(**arguments)) if name == HIFIGAN else VOCODERS[name](**arguments)
 
 
 def read_vocoder(folder: Path) -> Any:

@@ -64,6 +64,7 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16 (of products, where it is fast)")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch")] = 0,
+    adversarial: Annotated[bool, typer.Option(help="whether the vocoder also has a discriminator to satisfy")] = True,
 ) -> None:
     """Train every frozen model of the micro presets; hours on 2 cores."""
     import torch
@@ -85,7 +86,7 @@ def train(
     device = choose_device(device)
     machine = Machine(device, best_precision(device) if precision == "auto" else precision)
     preset = load_preset("micro", ["weights.source=seeded"])
-    models = MicroModels(preset, folder, Steps().scaled(scale), machine)
+    models = MicroModels(preset, folder, Steps().scaled(scale), machine, adversarial)
     for name in names:
         getattr(models, name)
     if export is not None:
@@ -229,6 +230,33 @@ def probe(
         bench = make_bench(folder, settings, mapper, chosen, train_scenes, test_scenes)
         results = run_probe(bench, names, ceiling, where, note)
     summary("probe", {**rows_of(results), "written to": where / "probe.md"})
+
+
+@app.command()
+@command
+def vocoders(
+    vocoder: Annotated[
+        Path | None, typer.Option(help="HiFi-GAN's folder, such as runs/micro-models/vocoder; default: the preset's")
+    ] = None,
+    output: Annotated[Path, typer.Option("--out", help="of vocoders.md and vocoders.json")] = Path("runs/vocoders"),
+    per_class: Annotated[int, typer.Option(help="held-out scenes of each class")] = 8,
+    rounds: Annotated[int, typer.Option(help="of timing: one clip through each vocoder in turn")] = 9,
+    assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
+) -> None:
+    """HiFi-GAN-micro beside Griffin-Lim, on true and on VAE-restored mels of held-out scenes; on the CPU."""
+    from common.runtime import quiet_libraries
+    from micro.vocoders import compare, write_comparison
+    from presets import load_preset
+
+    quiet_libraries()
+    results = compare(load_preset("micro", assignments), vocoder, per_class, rounds)
+    rows = {
+        f"{row['vocoder']}, {row['mels']} mels": f"class {row['class_accuracy']:.3f}, F1 {row['onset_f1']:.3f}, "
+        f"spectral distance {row['spectral_distance']:.3f}"
+        for row in results["rows"]
+    }
+    costs = {f"{name}, CPU s a clip": f"{value:.3f}" for name, value in results["cpu_seconds"].items()}
+    summary("vocoders", {**rows, **costs, "written to": write_comparison(results, output)})
 
 
 @app.command()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from generate.audioldm2 import Conditioning
+from generate.components import HIFIGAN, build_vocoder, vocoder_name
 from micro.audio import train_audiomae, train_vae
 from micro.audioldm import train_audioldm
 from micro.clap import encode_clap, train_clap
@@ -23,10 +24,10 @@ from micro.clip import train_clip
 from micro.data import LABELS, keep_in, waveforms
 from micro.diffusion import encode_latents, encode_tokens, train_unet
 from micro.fit import Machine
+from micro.hifigan import train_hifigan
 from micro.probe_report import card_section
 from micro.text import TextToAudio, save_text, train_text
 from micro.vision import train_cavp, train_frames, train_timechat
-from micro.vocoder import GriffinLim
 from presets import Preset, load_preset
 from trainer.checkpoints import write_sums
 from trainer.mapper import CONFIG, MODEL
@@ -40,6 +41,7 @@ class Steps:
 
     audiomae: int = 1500
     vae: int = 1800
+    vocoder: int = 2000
     text: int = 800
     unet: int = 3600
     cavp: int = 1500
@@ -57,8 +59,12 @@ class Steps:
 class MicroModels:
     """The stages of training; each attribute trains (or loads) itself and what it rests on."""
 
-    def __init__(self, preset: Preset, folder: Path, steps: Steps, machine: Machine = Machine()):
+    def __init__(
+        self, preset: Preset, folder: Path, steps: Steps, machine: Machine = Machine(), adversarial: bool = True
+    ):
+        """``adversarial``: whether the vocoder is also trained against a discriminator."""
         self.preset, self.folder, self.steps, self.machine = preset, folder, steps, machine
+        self.adversarial = adversarial
         keep_in(folder / "scenes")
 
     @cached_property
@@ -68,6 +74,13 @@ class MicroModels:
     @cached_property
     def vae(self) -> Any:
         return train_vae(self.preset, self.folder, self.steps.vae, self.machine)
+
+    @cached_property
+    def vocoder(self) -> Any:
+        """HiFi-GAN, whether the preset has it or Griffin-Lim: to compare them (``python -m micro vocoders``)."""
+        return train_hifigan(
+            self.preset, self.folder, self.vae, self.steps.vocoder, self.machine, adversarial=self.adversarial
+        )
 
     @cached_property
     def prepared(self) -> dict[str, Tensor]:
@@ -161,8 +174,7 @@ class MicroModels:
         save_text(self.text, audioldm2)
         self.vae.save_pretrained(audioldm2 / "vae")
         self.unet.save_pretrained(audioldm2 / "unet")
-        vocoder = {k: v for k, v in self.preset.audio_models.audioldm2.vocoder.items() if not k.startswith("_")}
-        GriffinLim(**vocoder).save_pretrained(audioldm2 / "vocoder")
+        self.save_vocoder(audioldm2 / "vocoder")
         DDIMScheduler(**self.preset.audio_models.audioldm2.scheduler).save_pretrained(audioldm2 / "scheduler")
         self._export_v2a(target)
         for part in ("audioldm2", "audioldm", "clip", "clap"):
@@ -187,7 +199,15 @@ class MicroModels:
         self.clap.save_pretrained(target / "clap")
         self.audioldm.save_pretrained(target / "audioldm" / "unet")
         for name in ("vae", "vocoder", "scheduler"):
-            shutil.copytree(target / "audioldm2" / name, target / "audioldm" / name, dirs_exist_ok=True)
+            shutil.rmtree(target / "audioldm" / name, ignore_errors=True)
+            shutil.copytree(target / "audioldm2" / name, target / "audioldm" / name)
+
+    def save_vocoder(self, folder: Path) -> None:
+        """The kind that the preset names: the trained HiFi-GAN or Griffin-Lim. Nothing of the other stays."""
+        settings = self.preset.audio_models.audioldm2.vocoder
+        vocoder = self.vocoder if vocoder_name(settings) == HIFIGAN else build_vocoder(settings)
+        shutil.rmtree(folder, ignore_errors=True)
+        vocoder.save_pretrained(folder)
 
     def _card(self, target: Path, notes: str) -> str:
         rows = []

@@ -97,9 +97,15 @@ def _is_text(kind: Any) -> bool:
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``override``, section by section."""
+    """``base`` with the values of ``override``, section by section.
+
+    Arguments of another class, by ``_class_name``, take the place of the old ones: that class has none of them.
+    """
     merged = dict(base)
     for key, value in override.items():
         below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            same = value.get("_class_name", below.get("_class_name")) == below.get("_class_name")
+            value = merge(below, value) if same else value
+        merged[key] = value
     return merged
