@@ -21,9 +21,9 @@ from generate.components import HIFIGAN, build_vocoder, find_folder, read_part, 
 from generate.mel import HOP, MEL_FRAMES, LogMel
 from micro.audio import HELD_OUT
 from micro.data import LABELS, training_scenes, waveforms
+from micro.judge import Judge
 from micro.networks import load_classifier
 from micro.spectral import spectral_distance
-from micro.study_report import Judge
 from micro.vocoder import GriffinLim
 from micro.world.scene import SAMPLES
 from presets import Preset
@@ -94,7 +94,7 @@ def _each(function: Callable[[Tensor], Tensor], values: Tensor, batch: int = 4) 
 def _figures(judge: Judge, made: Tensor, true: Tensor) -> dict[str, Any]:
     """Of waveforms (N, 163840): the study's figures, distances to the true ones, and classes with errors."""
     made = made.float()
-    figures, _ = judge.measure(made[:, :SAMPLES].numpy())
+    figures = judge.measure(made[:, :SAMPLES].numpy()).figures
     chosen = judge.classifier.classify_all(made[:, :SAMPLES].numpy())[1].argmax(axis=1)
     lost: dict[str, list[str]] = {}
     for scene, place in zip(judge.scenes, chosen, strict=True):
