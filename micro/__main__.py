@@ -191,7 +191,8 @@ def probe(
         Path | None, typer.Option(help="a study, whose cache and mappers are probed; default: scenes in memory")
     ] = None,
     models: Annotated[
-        Path | None, typer.Option(help="checkpoint folder of python -m micro train; default: the weights that ship")
+        Path | None,
+        typer.Option(help="folder of python -m micro train, or what it exported; default: the weights that ship"),
     ] = None,
     mapper: Annotated[
         list[Path],

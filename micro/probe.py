@@ -34,10 +34,15 @@ JSON, TABLES = "probe.json", "probe.md"
 def weights_of(models: Path | None, assignments: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Assignments for a preset with the weights of a training's folder, as they would ship; without one, as given.
 
-    Raises :class:`InputError` for a folder in which a stage has no checkpoint. Nothing is trained.
+    Also of a folder that they were exported to, which is quicker: stages look for the scenes that they learnt from,
+    and where those were not kept they are rendered again. Nothing is trained. Raises :class:`InputError` for a folder
+    in which a stage has no checkpoint.
     """
     if models is None:
         yield tuple(assignments)
+        return
+    if (models / "audiomae.safetensors").is_file():
+        yield (*assignments, "weights.source=shipped", f"weights.folder={models.resolve()}")
         return
     if missing := [name for name in STAGES if not (models / f"{name}.pt").is_file()]:
         raise InputError(f"{models} has no checkpoint of {', '.join(missing)}: python -m micro train --folder {models}")
