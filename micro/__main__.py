@@ -200,7 +200,7 @@ def probe(
     ] = [],  # noqa: B006
     output: Annotated[
         Path | None,
-        typer.Option("--out", help="where probe.json and probe.md go; default: that of the models or study"),
+        typer.Option("--out", help="where probe.json and probe.md go; default: the study, the training, or runs/probe"),
     ] = None,
     train_scenes: Annotated[int, typer.Option("--train", help="scenes that the probes learn from")] = 240,
     test_scenes: Annotated[int, typer.Option("--test", help="scenes that they are measured on")] = 96,
@@ -217,13 +217,13 @@ def probe(
 
     from common.errors import InputError
     from common.runtime import choose_device, quiet_libraries
-    from micro.probe import make_bench, run_probe, weights_of
+    from micro.probe import default_output, make_bench, run_probe, weights_of
     from micro.probe_report import rows_of
 
     quiet_libraries()
     if threads:
         torch.set_num_threads(threads)
-    where = output or models or folder or Path("runs/probe")
+    where = output or default_output(folder, models)
     if folder is not None and models is not None:
         raise InputError("--folder has features of the weights it was made with: give either it or --models")
     chosen = choose_device(device)

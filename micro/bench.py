@@ -23,6 +23,7 @@ from micro.world.scene import SAMPLE_RATE, Scene
 from pipeline.encoders import load_encoder
 from pipeline.encoders.audiomae import normalise_waveform
 from pipeline.media import DecodedClip, resize_frame
+from pipeline.media.resampling import resampled
 from presets import Preset
 from presets.encoders import reads
 from trainer.mapper import Mapper, read_spec
@@ -32,6 +33,7 @@ _FIRST = 30_000_000  # first scene of those that are rendered for probes: no sta
 _PADDED = SAMPLES / SAMPLE_RATE  # 10.24 s, what the audio models see
 _SOUND_ROWS = 160  # of a spectrogram: 64 ms each, twice as fine as instants are asked for
 _BATCH = 12
+_NO_FRAMES = np.empty((0, 1, 1, 3), np.uint8)
 
 
 @dataclass
@@ -80,29 +82,24 @@ class Bench:
         """Features (N, T, D) of an encoder of frames or waveforms. Raises :class:`WeightsError` without weights."""
         if name not in self._features:
             encoder = load_encoder(name, preset=self.preset, device=self.device)
-            parts = [
-                encoder.encode_clips(clips).float().cpu().numpy() for clips in self._clips(reads(name) == "frames")
-            ]
+            rate = None if reads(name) == "frames" else self.preset.encoders[name].sample_rate or SAMPLE_RATE
+            parts = [encoder.encode_clips(clips).float().cpu().numpy() for clips in self._clips(rate)]
             self._features[name] = np.concatenate(parts)
         return self._features[name]
 
-    def _clips(self, seen: bool) -> Iterator[list[DecodedClip]]:
+    def _clips(self, rate: int | None) -> Iterator[list[DecodedClip]]:
+        """With frames alone, or with the sound at ``rate`` Hz alone."""
         media = self.preset.media
-        times, nothing = (
-            np.arange(media.frames) / FRAME_RATE,
-            np.empty((0, media.frame_size, media.frame_size, 3), np.uint8),
-        )
+        times, shown = np.arange(media.frames) / FRAME_RATE, np.ones(media.frames, bool)
         for part in _parts(self.subjects.scenes):
-            yield [
-                DecodedClip(
-                    _frames(one, media.frame_size) if seen else nothing,
-                    times,
-                    None if seen else render_waveform(one),
-                    None,
-                    np.ones(media.frames, bool),
-                )
-                for one in part
-            ]
+            if rate is None:
+                yield [DecodedClip(_frames(one, media.frame_size), times, None, None, shown) for one in part]
+            else:
+                sounds = [render_waveform(one) for one in part]
+                yield [
+                    DecodedClip(_NO_FRAMES, times, sound, None, shown, {rate: _resampled(sound, rate)})
+                    for sound in sounds
+                ]
 
     @cached_property
     def audio_model(self) -> Any:
@@ -170,6 +167,14 @@ def _frames(one: Scene, size: int) -> np.ndarray:
     return np.stack([resize_frame(frame, size) for frame in render_frames(one, FRAME_RATE)])
 
 
+def _resampled(sound: np.ndarray, rate: int) -> np.ndarray:
+    """16-kHz sound at another rate, as decoding gives it."""
+    if rate == SAMPLE_RATE:
+        return sound
+    parts = np.concatenate(list(resampled([sound], SAMPLE_RATE, rate)))
+    return parts[: round(len(sound) * rate / SAMPLE_RATE)].astype(np.float32)
+
+
 def _parts(scenes: Sequence[Scene]) -> Iterator[Sequence[Scene]]:
     for first in range(0, len(scenes), _BATCH):
         yield scenes[first : first + _BATCH]
@@ -193,7 +198,9 @@ def _encoder(name: str, context: int = 1, seconds: float = 10.0) -> Callable[[Be
 FEATURES: dict[str, Callable[[Bench], Probed]] = {
     "cavp": _encoder("cavp"),
     "timechat": _encoder("timechat"),
+    "clip": _encoder("clip"),
     "audiomae": _encoder("audiomae", context=0, seconds=_PADDED),
+    "clap": _encoder("clap"),
     "mel": lambda bench: bench.over_sound(lambda mel: mel),
     "latents": lambda bench: bench.over_sound(bench.latents),
     "mel > VAE": lambda bench: bench.over_sound(bench.restored),

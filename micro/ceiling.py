@@ -54,6 +54,8 @@ def _stages(bench: Bench, rows: list[int]) -> Iterator[tuple[str, np.ndarray]]:
     yield "mel > VAE > vocoder", through(bench.restored)
     yield "true tokens", _denoised(bench, rows, bench.encoder(bench.preset.target)[rows])
     for name in bench.mappers:
+        if bench.mapper(name).spec.target_encoder != bench.preset.target:
+            continue  # another audio model's
         yield f"tokens of {name}", _denoised(bench, rows, bench.predicted(name)[rows])
 
 

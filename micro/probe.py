@@ -57,6 +57,12 @@ def weights_of(models: Path | None, assignments: Sequence[str]) -> Iterator[tupl
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def default_output(study: Path | None, models: Path | None) -> Path:
+    """The folder of a study, or that of a training, whose card then has the table; else ``runs/probe``."""
+    trained = models is not None and (models / f"{STAGES[0]}.pt").is_file()
+    return study or (models if trained and models else Path("runs/probe"))
+
+
 def make_bench(
     study: Path | None, assignments: tuple[str, ...], mappers: Sequence[Path], device: str, train: int, test: int
 ) -> Bench:
