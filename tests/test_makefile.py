@@ -81,3 +81,17 @@ def test_an_option_of_the_preset_has_sound_of_its_own_and_nothing_else():
     assert words("train", PRESET="paper,mfm-mapper-m")[:6] == longer
     assert words("generate", PRESET="paper,fast,mfm-mapper-m", RUN="r")[2:4] == ["--cache", "cache/paper"]
     assert words("train", PRESET="my, own.yaml")[:4] == ["--preset", "my, own.yaml", "--cache", "cache/my, own.yaml"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("ships", [False, True])
+def test_the_demo_has_the_baseline_where_it_ships(ships):
+    """Of three of its clips, for Figure 2."""
+    words = ["make", "-n", "demo", "BIN=bin", "INSTALLED=Makefile", f"DEMO_V2A={'there' if ships else ''}"]
+    commands = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    made = [shlex.split(line) for line in commands if "v2a-mapper-micro" in line]
+    assert len(made) == ships
+    assert ("--beside" in commands[-1]) == ships
+    if ships:
+        assert made[0][3] == "demo/clips/test"
+        assert commands[-1].endswith(f"--beside V2A-Mapper={made[0][made[0].index('-o') + 1]}")
