@@ -154,10 +154,10 @@ def test_settings_are_checked_where_the_preset_is_read(registered):
     assert load_preset(TINY).audio_models.sines.pitch == 440
     assert load_preset(TINY, ["audio_model=sines", "generation.steps=5000"]).audio.pitch == 440
     for assignment, said in (
-        ("audio_model=audioldm", "audio_model is audioldm, and must be one of audioldm2, sines"),
+        ("audio_model=audioldm3", "audio_model is audioldm3, and must be one of audioldm2, audioldm, sines"),
         ("audio_models.sines.pitch=0", "audio_models.sines.pitch is 0, and must be a whole number from 1"),
         ("audio_models.sine.pitch=3", "no setting of audio_models: did you mean audio_models.sines"),
-        ("target=cavp", "target is cavp, and must be one of audiomae, loudness"),
+        ("target=cavp", "target is cavp, and must be one of audiomae, clap, loudness"),
     ):
         with pytest.raises(PresetError, match=said):
             load_preset(TINY, [assignment])
