@@ -83,7 +83,7 @@ def check_said(said: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, w
 @contextmanager
 def _without_report() -> Iterator[None]:
     """transformers lists every key of the other half."""
-    logger = logging.getLogger("transformers.modeling_utils")
+    logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
