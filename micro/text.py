@@ -30,11 +30,15 @@ class TextToAudio(nn.Module):
         tokenizer = byte_tokenizer(preset.encoders.flan_t5.max_tokens)
         clap = ClapTextConfig(**config.clap, vocab_size=max(512, len(tokenizer)))
         text = preset.encoders.flan_t5.width
+        language_model = GPT2Model(
+            GPT2Config(**config.language_model, initializer_range=config.language_model["n_embd"] ** -0.5)
+        )
+        language_model.wpe.weight.data.copy_(_waves(*language_model.wpe.weight.shape))
         self.language = NegativeEncoder(
             ClapTextModelWithProjection(clap),
             tokenizer,
             AudioLDM2ProjectionModel(clap.projection_dim, text, width),
-            GPT2Model(GPT2Config(**config.language_model, initializer_range=config.language_model["n_embd"] ** -0.5)),
+            language_model,
         )
         self.audio_to_clap = nn.Linear(width, clap.projection_dim)
         self.audio_to_text = nn.Linear(width, text)
@@ -74,6 +78,16 @@ class TextToAudio(nn.Module):
         similarity = 10 * text[chosen] @ nn.functional.normalize(audio[chosen], dim=-1).T
         target = torch.arange(len(similarity), device=similarity.device)
         return nn.functional.cross_entropy(similarity, target) + nn.functional.cross_entropy(similarity.T, target)
+
+
+def _waves(positions: int, width: int) -> Tensor:
+    """Position embeddings (positions, width) to begin with, as large as what they are added to.
+
+    GPT-2 draws them far smaller; a mapper that starts from there finds late which rows are a token's own.
+    """
+    rates = 1000.0 ** (-torch.arange(0, width, 2) / width)
+    angles = torch.arange(positions)[:, None] * rates
+    return 0.7 * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def _vary(label: str, source: random.Random) -> str:
