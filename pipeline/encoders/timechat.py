@@ -32,6 +32,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 # "this frame is sampled at {units}.{tenths} second." in BERT-uncased ids; the digits 0-9 are 1014-1023.
 _BEFORE, _POINT, _AFTER, _DIGIT = (101, 2023, 4853, 2003, 18925, 2012), 1012, (2117, 1012, 102), 1014
+# All of these, and the padding: a model whose vocabulary is so small has no others.
+WORDS = tuple(sorted({0, *_BEFORE, _POINT, *_AFTER, *range(_DIGIT, _DIGIT + 10)}))
 _TEXT_FREE = (
     "word_embeddings",
     "position_embeddings",
@@ -42,7 +44,7 @@ _TEXT_FREE = (
 
 
 def timestamp_ids(times: Sequence[float] | np.ndarray | Tensor) -> Tensor:
-    """Seconds (T,) in [0, 9.95) -> token ids (T, 12) of "This frame is sampled at {t} second."
+    """Seconds (T,) in [0, 9.95) -> BERT's token ids (T, 12) of "This frame is sampled at {t} second."
 
     t is ``round(seconds, 1)`` with Python's rounding, as TimeChat prints it. Raises ValueError for
     times whose digits need the full BERT vocabulary.
@@ -110,6 +112,7 @@ class TimeChat(Encoder):
     config: TimeChatConfig
     mean: Tensor
     std: Tensor
+    words: Tensor
 
     def __init__(self, config: TimeChatConfig):
         super().__init__(config)
@@ -132,6 +135,8 @@ class TimeChat(Encoder):
         self.vit.post_layernorm.eps = 1e-5  # ``ln_vision`` is LAVIS's LayerNorm, not the ViT's
         self.frame_qformer = _qformer(config, config.frame_qformer_layers, 2, config.vit_width)
         self.video_qformer = VideoQFormer(config)
+        self.own_words = config.vocabulary == len(WORDS)
+        self.register_buffer("words", torch.tensor(WORDS), persistent=False)
         # Drawn, not zero: with seeded weights identical queries would all give the same output.
         self.query_tokens = nn.Parameter(0.02 * torch.randn(1, config.frame_queries, width))
         self.video_query_tokens = nn.Parameter(0.02 * torch.randn(1, config.video_queries, width))
@@ -216,8 +221,11 @@ class TimeChat(Encoder):
     def frame_tokens(self, patches: Tensor, ids: Tensor) -> Tensor:
         """Patch tokens (N, P, 1408), time-stamp ids (N, 12) -> (N, 32 + 12, 768).
 
-        All output positions are kept, the text's too, as the authors' code does.
+        All output positions are kept, the text's too, as the authors' code does. A model that has only the sentence's
+        words numbers them in BERT's order (:data:`WORDS`).
         """
+        if self.own_words:
+            ids = torch.searchsorted(self.words, ids)
         queries = self.query_tokens.expand(len(patches), -1, -1)
         ones = torch.ones(len(patches), queries.shape[1] + ids.shape[1], dtype=torch.long, device=ids.device)
         return self.frame_qformer(
