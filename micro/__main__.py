@@ -240,7 +240,7 @@ def vocoders(
         Path | None, typer.Option(help="HiFi-GAN's folder, such as runs/micro-models/vocoder; default: the preset's")
     ] = None,
     output: Annotated[Path, typer.Option("--out", help="of vocoders.md and vocoders.json")] = Path("runs/vocoders"),
-    per_class: Annotated[int, typer.Option(help="held-out scenes of each class")] = 8,
+    clips: Annotated[int, typer.Option(min=12, help="held-out scenes, the classes in turn")] = 96,
     rounds: Annotated[int, typer.Option(help="of timing: one clip through each vocoder in turn")] = 9,
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
@@ -250,7 +250,7 @@ def vocoders(
     from presets import load_preset
 
     quiet_libraries()
-    results = compare(load_preset("micro", assignments), vocoder, per_class, rounds)
+    results = compare(load_preset("micro", assignments), vocoder, clips, rounds)
     rows = {
         f"{row['vocoder']}, {row['mels']} mels": f"class {row['class_accuracy']:.3f}, F1 {row['onset_f1']:.3f}, "
         f"spectral distance {row['spectral_distance']:.3f}"

@@ -20,7 +20,7 @@ from common.writing import write_text
 from generate.components import HIFIGAN, build_vocoder, find_folder, read_part, read_vocoder, vocoder_name
 from generate.mel import HOP, MEL_FRAMES, LogMel
 from micro.audio import HELD_OUT
-from micro.data import LABELS, training_scenes, waveforms
+from micro.data import training_scenes, waveforms
 from micro.judge import Judge
 from micro.networks import load_classifier
 from micro.spectral import spectral_distance
@@ -44,17 +44,17 @@ _COLUMNS = {
 Vocoder = Callable[[Tensor], Tensor]
 
 
-def compare(preset: Preset, hifigan: Path | None, per_class: int = 8, rounds: int = 9) -> dict[str, Any]:
+def compare(preset: Preset, hifigan: Path | None, clips: int = 96, rounds: int = 9) -> dict[str, Any]:
     """Figures of both vocoders on true and on VAE-restored mels, and CPU seconds of one 10.24-s clip.
 
     ``preset``: whose VAE and classifier; ``hifigan``: HiFi-GAN's folder, or None for that of the preset. Griffin-Lim
-    is as the preset sets it, or with its own settings where the preset has HiFi-GAN. Raises WeightsError.
+    is as the preset sets it, or with its own settings where the preset has HiFi-GAN. ``clips``: held-out scenes, the
+    classes in turn; from seven on some have events and some are sustained. Raises WeightsError.
     """
     folder = find_folder("AudioLDM-2", AUDIOLDM2, preset, ("vae", "vocoder"))
     vocoders = _vocoders(preset, folder / "vocoder", hifigan)
     vae = read_part(AutoencoderKL, folder / "vae").eval()
-    count = per_class * len(LABELS)
-    scenes, true = training_scenes(count, HELD_OUT, "test"), waveforms(count, HELD_OUT, "test").float()
+    scenes, true = training_scenes(clips, HELD_OUT, "test"), waveforms(clips, HELD_OUT, "test").float()
     classifier = load_classifier(preset).eval()
     judge = Judge(scenes, classifier, classifier.classify_all(true[:, :SAMPLES].numpy())[0])
     mels = {TRUE: LogMel()(true)}
@@ -68,9 +68,9 @@ def compare(preset: Preset, hifigan: Path | None, per_class: int = 8, rounds: in
         "rows": rows,
         "cpu_seconds": cpu_seconds(vocoders, mels[RESTORED][:1], rounds),
         "weights": {name: sum(value.numel() for value in each.parameters()) for name, each in vocoders.items()},
-        "clips": count,
+        "clips": clips,
         "rounds": rounds,
-        "machine": f"{os.cpu_count()} cores, torch {torch.__version__}",
+        "machine": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
 
 

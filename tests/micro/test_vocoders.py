@@ -40,7 +40,7 @@ def vae():
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
 
 
-def train(folder, vae, steps=4, **options):
+def train(folder, vae, steps=3, **options):
     return hifigan.train_hifigan(load_preset("micro", [SEEDED, TINY]), folder, vae, steps, Machine(), 4, **options)
 
 
@@ -48,19 +48,19 @@ def test_a_stopped_training_goes_on_to_the_same_weights_through_the_discriminato
     run = Fit.run
     monkeypatch.setattr(Fit, "run", lambda self, module, step, held_out: run(self, module, step, held_out, every=1))
     whole = train(tmp_path / "whole", vae)
-    monkeypatch.setattr(Fit, "until", 3)
+    monkeypatch.setattr(Fit, "until", 2)
     train(tmp_path / "halves", vae)
     monkeypatch.setattr(Fit, "until", None)
     halves = train(tmp_path / "halves", vae)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, halves.state_dict()[name]), name
     lines = [json.loads(line) for line in (tmp_path / "whole" / "vocoder.jsonl").read_text().splitlines()]
-    assert ["judge" in line for line in lines] == [False, False, True, True]
+    assert ["judge" in line for line in lines] == [False, True, True]
     assert {"held_out_mel", "held_out_spectral"} <= set(lines[-1])
     saved = type(whole).from_pretrained(tmp_path / "whole" / "vocoder")
     mel = torch.randn(1, 16, 64) - 6
     assert torch.allclose(saved(mel), whole(mel), atol=1e-6)
-    train(tmp_path / "alone", None, 2, adversarial=False)
+    train(tmp_path / "alone", None, 1, adversarial=False)
     assert "judge" not in (tmp_path / "alone" / "vocoder.jsonl").read_text()
 
 
@@ -135,8 +135,8 @@ def test_what_the_preset_names_is_exported_loaded_and_sounds(tmp_path, setting, 
     loaded = load_audioldm2(load_preset("micro", ["weights.source=official", f"weights.folder={tmp_path / 'weights'}"]))
     assert type(loaded.vocoder).__name__ == kind
     assert loaded.sample_rate == 16_000
-    sound = loaded.decode(torch.randn(1, 8, 128, 8), 160_000)
-    assert sound.shape == (1, 160_000)
+    sound = loaded.decode(torch.randn(1, 8, 16, 8), 20_000)  # 1.25 s
+    assert sound.shape == (1, 20_000)
     assert sound.isfinite().all()
     assert sound.std() > 0
 
@@ -146,20 +146,21 @@ def test_both_are_compared_and_the_table_says_so(tmp_path):
     torch.manual_seed(0)
     sizes = load_preset("micro", [SEEDED, TINY]).audio_models.audioldm2.vocoder
     hifigan.HifiGanTraining(sizes).generator.save_pretrained(folder)
-    few = "audio_models.audioldm2.vocoder={_class_name: GriffinLim, iterations: 4}"
-    results = compare(load_preset("micro", [few]), folder, per_class=1, rounds=1)
+    few = "audio_models.audioldm2.vocoder={_class_name: GriffinLim, iterations: 2}"
+    results = compare(load_preset("micro", [few]), folder, clips=7, rounds=1)
     figures = {(row["vocoder"], row["mels"]): row for row in results["rows"]}
     assert set(figures) == {(TRUTH, "no"), *((v, m) for v in (GRIFFIN_LIM, TRAINED) for m in (TRUE, RESTORED))}
     truth, simple, untrained = figures[TRUTH, "no"], figures[GRIFFIN_LIM, TRUE], figures[TRAINED, TRUE]
     assert truth["spectral_distance"] == truth["mel_error"] == 0
     assert 0 < simple["spectral_distance"] < untrained["spectral_distance"]
     assert 0 < simple["mel_error"] < figures[GRIFFIN_LIM, RESTORED]["mel_error"]
-    assert truth["class_accuracy"] >= simple["class_accuracy"] > untrained["class_accuracy"]
+    assert truth["class_accuracy"] > untrained["class_accuracy"]
+    assert truth["onset_f1"] > untrained["onset_f1"]
     misheard = sum(len(others) for others in untrained["misheard"].values())
-    assert misheard == round(12 * (1 - untrained["class_accuracy"]))
+    assert misheard == round(7 * (1 - untrained["class_accuracy"]))
     assert all(seconds > 0 for seconds in results["cpu_seconds"].values())
     page = write_comparison(results, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "vocoders.json").read_text())["clips"] == 12
+    assert json.loads((tmp_path / "out" / "vocoders.json").read_text())["clips"] == 7
     assert f"| {TRAINED} | {RESTORED} |" in page.read_text()
     assert table(results).count("\n| ") == 6
     GriffinLim().save_pretrained(tmp_path / "simple")
