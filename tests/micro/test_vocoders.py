@@ -9,10 +9,11 @@ from diffusers import AutoencoderKL
 from common.errors import WeightsError
 from generate.audioldm2_loader import load_audioldm2
 from micro import hifigan
+from micro.data import keep_in
 from micro.fit import Fit, Machine
 from micro.models import MicroModels, Steps
 from micro.vocoder import GriffinLim
-from micro.vocoders import GRIFFIN_LIM, RESTORED, TRAINED, TRUE, TRUTH, compare, table, write_comparison
+from micro.vocoders import GRIFFIN_LIM, RESTORED, TRAINED, TRUE, TRUTH, compare, cpu_seconds, table, write_comparison
 from presets import load_preset
 
 # Small enough for a test: as many upsampling stages, few channels.
@@ -32,6 +33,7 @@ def few_sounds():
         for name, value in TRAINING.items():
             patch.setattr(hifigan, name, value)
         yield
+    keep_in(None)  # MicroModels says where scenes are kept, for the whole process
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,7 @@ def test_what_the_preset_names_is_exported_loaded_and_sounds(tmp_path, setting, 
     assert sound.std() > 0
 
 
+@pytest.mark.slow
 def test_both_are_compared_and_the_table_says_so(tmp_path):
     folder = tmp_path / "vocoder"
     torch.manual_seed(0)
@@ -163,8 +166,18 @@ def test_both_are_compared_and_the_table_says_so(tmp_path):
     assert json.loads((tmp_path / "out" / "vocoders.json").read_text())["clips"] == 7
     assert f"| {TRAINED} | {RESTORED} |" in page.read_text()
     assert table(results).count("\n| ") == 6
+
+
+def test_what_is_no_hifigan_is_refused(tmp_path):
     GriffinLim().save_pretrained(tmp_path / "simple")
     with pytest.raises(WeightsError, match="simple holds GriffinLim, not HiFi-GAN"):
         compare(load_preset("micro"), tmp_path / "simple")
     with pytest.raises(WeightsError, match="nowhere cannot be loaded"):
         compare(load_preset("micro"), tmp_path / "nowhere")
+
+
+def test_a_round_is_every_vocoder_once_after_one_to_warm_up():
+    order = []
+    seconds = cpu_seconds({name: lambda _, name=name: order.append(name) for name in "ab"}, torch.zeros(1), 3)
+    assert order == ["a", "b"] * 4
+    assert set(seconds) == {"a", "b"}
