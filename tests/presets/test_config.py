@@ -294,3 +294,12 @@ def test_the_published_v2a_mapper():
     assert (preset.stages, preset.tokens, preset.audio.labels) == (["clip", "clap"], (1, 512), None)
     assert preset.audio.negative == "prompt"
     assert preset.audio.unet["projection_class_embeddings_input_dim"] == preset.encoders.clap.dimension
+
+
+def test_arguments_of_another_class_take_the_place_of_the_old_ones():
+    base = {"vocoder": {"_class_name": "GriffinLim", "iterations": 24, "momentum": 0.99}}
+    assert merge(base, {"vocoder": {"iterations": 8}})["vocoder"] == {**base["vocoder"], "iterations": 8}
+    other = {"_class_name": "SpeechT5HifiGan", "model_in_dim": 64}
+    assert merge(base, {"vocoder": other})["vocoder"] == other
+    named = merge({"vocoder": {"model_in_dim": 64}}, {"vocoder": {"_class_name": "GriffinLim"}})
+    assert named == {"vocoder": {"_class_name": "GriffinLim"}}
