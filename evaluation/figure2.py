@@ -106,12 +106,19 @@ def _video(clip_id: str, systems: Sequence[System], videos: Path | None) -> tupl
         source = (system.made.sources or {}).get(clip_id) if system.made is not None else None
         if source is None:
             continue
-        if not source.exists():
+        file = SourceFile(source)
+        others = [each for each in systems if each.made is not None and not of_this_video(each.sounds[clip_id], file)]
+        if not file.size_and_time:
             gone.append(f"{source} is gone")
-        elif of_this_video(system.sounds[clip_id], SourceFile(str(source))):
-            return source, True
-        else:
+        elif system in others:
             gone.append(f"{source} is another file than when the sound in {system.folder} was made")
+        elif others:
+            raise InputError(
+                f"clip '{clip_id}' is another video in {others[0].folder} ({others[0].name}) than in {system.folder} "
+                f"({system.name}): {source}"
+            )
+        else:
+            return source, True
     for system in systems:
         if copy := video_of(system.folder, clip_id):
             return system.folder / copy, False

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from common.errors import InputError
 from evaluation.__main__ import app
 from evaluation.figure2 import choose_clips, draw_figure2, read_column
 from evaluation.systems import read_systems
@@ -135,6 +136,17 @@ def test_where_the_video_is_gone_the_copies_in_out_are_shown(made, tmp_path):
     assert "bark.mp4 is gone" in said
     make_media(videos / "dog/bark.mp4", fps=5, seconds=4)
     assert "is another file than when the sound" in figure2_of(tmp_path / "out", code=4)
+
+
+def test_sound_of_another_video_of_the_same_name_is_not_shown_beside(made, tmp_path):
+    path = make_media(tmp_path / "bark.mp4", fps=5, seconds=4)
+    clip = Clip("bark", "", 0, "dog", "test", str(path))
+    write_clip(ClipFiles(clip, tmp_path / "out", PRESET.media, RATE, False), tone(10), "")
+    write_made(About(PRESET, {}), [clip], Outcome(), tmp_path / "out")
+    both = read_systems([f"one={made / 'out'}", f"two={tmp_path / 'out'}"])
+    with pytest.raises(InputError, match=r"'bark' is another video in .*out \(two\) than in .*out \(one\): .*bark.mp4"):
+        read_column("bark", both)
+    assert read_column("bark", both[1:]).label == "dog"
 
 
 def figure2_of(out, code):
