@@ -19,6 +19,7 @@ BEFORE = GOLDEN / "before_house"
 FORMATS = {"hdf5": "cache", "webdataset": "cache_webdataset"}
 SETTINGS = (
     "mapper.layers=1", "mapper.initialise=scratch", "mapper.max_positions=64", "training.global_batch=2",
+    "mapper.standardise=false", "training.schedule=constant",
 )  # fmt: skip
 STAGES = ("cavp", "timechat", "audiomae")
 

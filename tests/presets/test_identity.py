@@ -26,6 +26,7 @@ from trainer.train import Trainer
 BEFORE = GOLDEN / "before_house"
 RUN = (
     "mapper.layers=1", "mapper.initialise=scratch", "mapper.max_positions=64", "training.global_batch=2",
+    "mapper.standardise=false", "training.schedule=constant",
     "training.epochs=2",
 )  # fmt: skip
 
