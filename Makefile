@@ -78,7 +78,7 @@ app: $(INSTALLED) ## a page in the browser: a film in, the film with its sound o
 evaluate: $(INSTALLED) ## OUT against REFERENCE (default: the clips' own videos) -> the paper's metrics as JSON, Markdown and a page
 	$(BIN)/python -m evaluation --preset $(call quoted,PRESET) --out $(call quoted,OUT) $(if $(REFERENCE),--reference $(call quoted,REFERENCE)) $(ARGS)
 
-study: $(INSTALLED) ## Tables 2 and 3, Figure 3 and the cost of sampling at micro scale, in runs/study
+study: $(INSTALLED) ## Tables 1 to 3, Figure 3 and the cost of sampling at micro scale, in runs/study
 	$(BIN)/python -m micro study $(ARGS)
 
 test: $(INSTALLED) ## all tests of the default suite

@@ -14,7 +14,7 @@ PointsOption = Annotated[
 ]
 
 # V2A-Mapper's preset.
-BASELINE = "none"
+BASELINE = "v2a-mapper-micro"
 BaselineOption = Annotated[str, typer.Option(help="preset of V2A-Mapper, on the same clips; or none")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,18 @@ from common.writing import write_text
 from micro.figure3 import draw_figure3
 from micro.judge import HIGHER, TITLES
 from micro.onsets import CAP_SECONDS, TOLERANCE_SECONDS
-from micro.study import FIGURE3, LABEL, MFM, SHUFFLED, V2A
+from micro.study import FIGURE3, LABEL, MFM, SHUFFLED, V2A, slug
 from micro.study_measure import STILL_FALLING, convergence
 
 _FUSED = {"Table 2": "CAVP+TimeChat", "Table 3": "concat"}  # what MFM-Mapper is called there
-# Words that whoever runs the study writes on it, and the table of `python -m micro probe`: taken in where they are.
-REASONS, PROBE = "reasons.md", "probe.md"
+# Words of whoever runs the study, and what `python -m micro probe` found in it: taken in where they are.
+REASONS, PROBE = "reasons.md", "probe.json"
+# What a probe says of the same thing as a figure, and its title.
+_PROBED = {
+    "timing_error": ("instant_ap", "average precision of instants"),
+    "class_probability": ("class_accuracy", "class accuracy"),
+    "FD": ("class_accuracy", "class accuracy"),
+}
 _ENCODERS, _FUSIONS = (MFM, "CAVP", "TimeChat"), (MFM, "add", "cat")
 # Table, its measure, its order; ours, rows.
 _ORDERS = (
@@ -52,19 +59,25 @@ def _main_table(results: dict[str, Any]) -> str:
     return _table(["", *TITLES.values(), "parameters, M", "hours", "scale, h"], lines)
 
 
-def _order_table(results: dict[str, Any]) -> str:
+def _orders(results: dict[str, Any]) -> list[list[str]]:
+    """Rows of the table of orders; those of the paper's Tables 2 and 3 as :data:`_ORDERS`, as far as they are made."""
     figures, lines = results["figures"], []
-    for table, theirs, paper, figure, names in _ORDERS:
-        if not all(figure in figures.get(name, {}) for name in names):
-            continue
+    for table, theirs, paper, figure, names in _made_orders(results):
         means = {name: figures[name][figure][0] for name in names}
         ranked = _ranked(means, figure in HIGHER).replace(MFM, _FUSED[table])
         lines.append([table, theirs, paper or "not given", TITLES[figure], ranked, _holds(paper, ranked)])
-    ends = {
-        FIGURE3[name]: convergence(results["curves"][name])["error"] for name in FIGURE3 if name in results["curves"]
-    }
+    return lines
+
+
+def _made_orders(results: dict[str, Any]) -> list[tuple[str, str, str, str, tuple[str, ...]]]:
+    return [order for order in _ORDERS if all(order[3] in results["figures"].get(name, {}) for name in order[4])]
+
+
+def _figure3_orders(results: dict[str, Any]) -> list[list[str]]:
+    trained = [name for name in FIGURE3 if name in results["curves"]]
+    ends = {FIGURE3[name]: convergence(results["curves"][name])["error"] for name in trained}
     at_end = {FIGURE3[name]: points[-1]["figures"] for name, points in results["figure3"]["lines"].items()}
-    ours = [("validation error", ends, False)]
+    ours, lines = [("validation error", ends, False)], []
     for figure in ("class_probability", "timing_error"):
         means = {name: figures[figure][0] for name, figures in at_end.items()}
         ours.append((TITLES[figure], means, figure in HIGHER))
@@ -72,7 +85,25 @@ def _order_table(results: dict[str, Any]) -> str:
         if len(means) == 2:
             paper, ranked = "GPT-2 > Diff-Mapper", _ranked(means, higher)
             lines.append(["Figure 3", "all, at the end", paper, title, ranked, _holds(paper, ranked)])
-    return _table(["", "the paper's measure", "its order, best first", "ours", "order here, best first", "same"], lines)
+    return lines
+
+
+def _order_table(results: dict[str, Any]) -> str:
+    head = ["", "the paper's measure", "its order, best first", "ours", "order here, best first", "same"]
+    return _table(head, [*_orders(results), *_figure3_orders(results)])
+
+
+def _probed(results: dict[str, Any], probes: dict[str, dict[str, Any]]) -> str:
+    """Where an order is another than the paper's, what linear probes found of it: in features, and in tokens."""
+    lines = []
+    for (table, theirs, _, figure, names), row in zip(_made_orders(results), _orders(results), strict=True):
+        if row[-1] != "no" or figure not in _PROBED:
+            continue
+        key, title = _PROBED[figure]
+        subjects = ["cavp", "timechat", *(f"tokens of {slug(name)}-0" for name in names)]
+        found = [f"{subject} {probes[subject][key]:.3f}" for subject in subjects if key in probes.get(subject, {})]
+        lines.append(f"- {table}, {theirs}: {title} by linear probes of {', '.join(found)}.\n")
+    return "\nWhere an order differs ([all probes](probe.md)):\n\n" + "".join(lines) if lines else ""
 
 
 def _ranked(means: dict[str, float], higher: bool) -> str:
@@ -124,6 +155,8 @@ def write_report(results: dict[str, Any], folder: Path) -> Path:
     by_v2a = f""" *{V2A}*: the
 preset `{baseline}`, on the same clips and splits; its audio model reads no label, so *no label* is what compares
 with it.""" if baseline else ""  # fmt: skip
+    probe = folder / PROBE
+    probed = _probed(results, json.loads(probe.read_text())["probes"]) if probe.is_file() else ""
     text = f"""# The study at micro scale
 
 Written by `make study`, {results["seeds"]} seeds a mapper. {clips["rendered"]} rendered clips, {clips["test"]} test
@@ -161,7 +194,7 @@ Each clip's mean over the seeds; Wilcoxon's signed-rank test, two-sided. A posit
 ## The paper's order beside ours
 
 {_order_table(results)}
-
+{probed}
 ![Figure 3](figure3.png)
 
 Figure 3 as in the paper, over {_most_epochs(results)} epochs. In place of IB-score and DeSync, which need networks of
@@ -175,9 +208,8 @@ of a line through them.
 
 {_convergence_table(results)}
 """
-    for name, title in ((PROBE, "What the features carry"), (REASONS, "Reasons")):
-        if (folder / name).is_file():
-            text += f"\n## {title}\n\n{(folder / name).read_text(encoding='utf-8').strip()}\n"
+    if (folder / REASONS).is_file():
+        text += f"\n## Reasons\n\n{(folder / REASONS).read_text(encoding='utf-8').strip()}\n"
     if results.get("curve"):
         text += "\nSchedulers and steps, quality against cost: [curve.md](curve.md).\n"
     path = folder / "study.md"

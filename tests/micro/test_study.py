@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,25 +18,21 @@ from micro.world.render import KINDS
 from tests.commands import run
 from tests.tiny import TINY
 
-
-@pytest.fixture
-def other(tmp_path):
-    """A preset that stands for V2A-Mapper's."""
-    path = tmp_path / "other.yaml"
-    path.write_text(Path(TINY).read_text().replace("\nmapper: {", "\nmapper: {kind: v2a, "))
-    return str(path)
+BASELINE = "v2a-mapper-micro"
+SEEDED = ("weights.source=seeded",)
 
 
 @pytest.mark.slow
-def test_the_whole_study_in_parts(tmp_path, other):
+def test_the_whole_study_in_parts(tmp_path):
     """By processes, first some parts, then all, then again."""
     arguments = (
-        "micro", "study", "--folder", tmp_path / "study", "--preset", TINY, "--baseline", other, "--clips", 72,
+        "micro", "study", "--folder", tmp_path / "study", "--preset", TINY, "--baseline", BASELINE, "--clips", 72,
         "--seeds", 1, "--per-class", 1, "--workers", 2, "--device", "cpu",
         "--set", "training.epochs=2", "--set", "generation.steps=2", "--set", "mapper.layers=1",
-        "--set", "mapper.sampling_steps=3", "--points", "DDIMScheduler:2,DPMSolverMultistepScheduler:1",
+        "--set", "mapper.sampling_steps=3", "--set", *SEEDED,
+        "--points", "DDIMScheduler:2,DPMSolverMultistepScheduler:1",
     )  # fmt: skip
-    study = Study(tmp_path / "study", 72, 1, 1, TINY, ("training.epochs=2",), other)
+    study = Study(tmp_path / "study", 72, 1, 1, TINY, (*SEEDED, "training.epochs=2"), BASELINE)
     run(*arguments, "--parts", "clips,cache")
     assert not (study.folder / "runs").exists()
     text = run(*arguments, "--parts", "mappers,sounds,report")
@@ -61,8 +56,8 @@ def test_the_whole_study_in_parts(tmp_path, other):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_conditions_and_presets(tmp_path, other):
-    study = Study(tmp_path, seeds=2, preset_name=TINY, assignments=("training.epochs=40",), baseline=other)
+def test_conditions_and_presets(tmp_path):
+    study = Study(tmp_path, seeds=2, preset_name=TINY, assignments=(*SEEDED, "training.epochs=40"), baseline=BASELINE)
     places = [c.place for c in (*study.conditions(), *study.figure3_conditions())]
     assert len({*places}) == len(places)
     assert study.epochs("MFM-Mapper-M") == [5, 10, 20, 40, 60, 80, 100]
@@ -70,6 +65,7 @@ def test_conditions_and_presets(tmp_path, other):
     assert study.mapper_preset(MFM, 1).training.keep_epochs == [5, 10, 20, 40, 60, 80, 100]
     assert study.mapper_preset("cat", 1).training.keep_epochs == []
     assert study.mapper_preset(V2A, 0).mapper.kind == "v2a"
+    assert study.mapper_preset("V2A-Mapper, regression", 0).mapper.options["variant"] == "regression"
     assert V2A not in replace(study, baseline="").systems
     given = {kind: label_given(Condition("", label=kind), "world000000_000000") for kind in ("right", "none", "wrong")}
     assert given["right"] == next(iter(KINDS))
@@ -189,6 +185,10 @@ def test_the_report_ranks_and_marks(tmp_path):
     assert (tmp_path / "figure3.png").stat().st_size > 10_000
     assert all(title in text for title in TITLES.values())
     (tmp_path / "reasons.md").write_text("Because.\n")
+    probes = {"timechat": {"class_accuracy": 0.5}, "tokens of cavp-0": {"class_accuracy": 0.75}, "other": {}}
+    (tmp_path / "probe.json").write_text(json.dumps({"probes": probes}))
     text = write_report({**results, "curve": {"points": []}}, tmp_path).read_text()
     assert "## Reasons\n\nBecause." in text
+    found = "class accuracy by linear probes of timechat 0.500, tokens of cavp-0 0.750."
+    assert f"- Table 2, IB-score: {found}\n" in text
     assert "[curve.md](curve.md)" in text
