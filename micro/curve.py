@@ -168,8 +168,10 @@ def measure_curve(
                 "seeds": seeds,
             }
         )
+    fast = study.preset_of(MFM, options="fast").generation
     return {
         "preset": study.preset.name,
+        "fast": Point(fast.scheduler, fast.steps).name,
         "clips": len(ids),
         "clips with events": sum(bool(scene(clip_id).onsets) for clip_id in ids),
         "seeds": study.seeds,

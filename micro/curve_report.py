@@ -16,10 +16,9 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 from common.writing import replacing
 from micro.judge import HIGHER, TITLES
 from micro.onsets import CAP_SECONDS, TOLERANCE_SECONDS
-from micro.points import DECIDES, Point, worse
+from micro.points import DECIDES, worse
 from micro.study_report import cell
 from micro.study_sound import SYNTHESIS_BATCH
-from presets import load_preset
 
 _SHOWN = ("class_accuracy", "onset_f1", "timing_error", "loudness", "FD")
 _WORDS = {name: title.removesuffix(", s") for name, title in TITLES.items()}
@@ -93,8 +92,6 @@ def write_curve(results: dict[str, Any], folder: Path) -> Path:
     titles = ["", *(TITLES[name] for name in _SHOWN), "s a clip", "times faster", *(["worse"] if compared else [])]
     table = "\n".join(["| " + " | ".join(titles) + " |", "| --- |" + " --- |" * (len(titles) - 1), *lines])
     deciding = ", ".join(_WORDS[name] for name in DECIDES)
-    generation = load_preset(f"{results['preset']},fast").generation
-    fast = Point(generation.scheduler, generation.steps)
     if compared:
         mappers = f"{results['seeds']} trained mappers (mean ± standard deviation over their seeds)"
         rule = f"""- worse: in which of {deciding}
@@ -118,7 +115,7 @@ known instants; the same start noise at every point.
 - FD: in the features of the micro classifier. [study.md](study.md) has the ceiling and the controls of all figures.
 {rule}
 {found} The preset option `fast`
-([generation.md](../generation.md#fewer-steps)) is {fast.name}. All this is of small models on a rendered
+([generation.md](../generation.md#fewer-steps)) is {results["fast"]}. All this is of small models on a rendered
 world, and shows nothing of the official AudioLDM-2.
 
 ![Quality against cost](curve.png)

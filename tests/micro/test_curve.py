@@ -171,6 +171,7 @@ def test_the_page_names_where_a_point_is_worse(tmp_path):
     points = [a_point("DDIM 100", 4.0), a_point("DDIM 25", 1.0), a_point("DPM 10", 0.4, error=(0.2, 0))]
     results = {
         "preset": "micro", "clips": 2, "clips with events": 1, "seeds": 3, "points": points, "cheapest": "DDIM 25",
+        "fast": "DPM-Solver++ 10",
     }  # fmt: skip
     text = write_curve(results, tmp_path).read_text()
     assert (
