@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from common.errors import InputError
 from common.hashing import sha256_file
 from common.registry import load_part
 from common.writing import replacing, write_text
@@ -104,7 +105,10 @@ def _decided_by(study: Study, condition: Condition) -> dict[str, Any]:
         out["models"] = models_digest(preset)
         out |= {name: getattr(preset.generation, name) for name in _DECIDE}
     if condition.kind == "mapper":
-        out["mapper"] = sha256_file(study.mapper_folder(condition) / "model.safetensors")
+        weights = study.mapper_folder(condition) / "model.safetensors"
+        if not weights.is_file():
+            raise InputError(f"{weights} does not exist: the part 'mappers' of the study comes before its sound")
+        out["mapper"] = sha256_file(weights)
     return out
 
 

@@ -123,6 +123,8 @@ def test_what_conditions_sound_like(study):
     assert not np.allclose(wrong, silent, atol=1e-3)
     assert len({found[row].figures["token_error"] for row in ("ours", "no label", "wrong label")}) == 1
     assert "heard_as_told" in found["wrong label"].figures
+    with pytest.raises(InputError, match=r"mapper-epoch-00005.* the part 'mappers' of the study comes before"):
+        make_sound(made, replace(rows[1], epoch=5), ids, "cpu")
     before = times(study / "sound")
     for condition in rows[:2]:
         make_sound(made, condition, ids, "cpu")
