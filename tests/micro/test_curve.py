@@ -101,6 +101,7 @@ def render_all(labels):
     return np.stack([render_waveform(make_scene(label, 5)) for label in labels])
 
 
+@pytest.mark.slow
 def test_what_conditions_sound_like(study):
     """True sound, and the mapper's with the right label, with none and with a wrong one."""
     made = Study(study, 0, 1, 1, "micro", ("generation.steps=1",))
