@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,13 @@ class Machine:
 
     device: str = "cpu"
     precision: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """As the model card says it."""
+        if torch.device(self.device).type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
+        return f"{self.device}, {torch.get_num_threads()} threads, {self.precision}"
 
 
 @dataclass(frozen=True)
@@ -136,14 +143,15 @@ class Fit:
             last = number + 1 == self.steps
             if (number + 1) % every == 0 or last:
                 count = (number % every) + 1
-                line = {"step": number + 1, **{k: round(float(v) / count, 5) for k, v in sums.items()}}
+                line: dict[str, Any] = {"step": number + 1}
+                line |= {k: round(float(v) / count, 5) for k, v in sums.items()}
                 sums = {}
                 if held_out is not None and ((number + 1) % (5 * every) == 0 or last):
                     figures = self._measure(module, averaged, held_out)
                     line |= {f"held_out_{name}": round(value, 5) for name, value in figures.items()}
                     done = self.goal is not None and self.goal.reached(figures)
                 seconds = spent + time.monotonic() - started
-                line["seconds"] = round(seconds, 1)
+                line |= {"seconds": round(seconds, 1), **({"on": self.machine.name} if last or done else {})}
                 with log.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 print(self.name, line, flush=True)

@@ -217,17 +217,21 @@ class MicroModels:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             rows.append(f"| `{path.relative_to(target)}` | {path.stat().st_size / 1e6:.2f} MB | `{digest}` |")
         stages = []
+        places = set()
         for path in sorted((target / "logs").glob("*.jsonl")):
             last = json.loads(path.read_text().splitlines()[-1])
             held_out = {k: v for k, v in last.items() if k.startswith("held_out_")} or last
             figures = ", ".join(
-                f"{k.removeprefix('held_out_')} {v:.3g}" for k, v in held_out.items() if k not in ("step", "seconds")
+                f"{k.removeprefix('held_out_')} {v:.3g}"
+                for k, v in held_out.items()
+                if k not in ("step", "seconds", "on")
             )
+            places.add(last["on"])
             stages.append(f"| {path.stem} | {last['step']} | {last['seconds'] / 60:.0f} | {figures} |")
         return (
             "# Weights of the micro preset\n\nSmall models of the same kinds as the paper's, trained on the rendered "
-            f"world of `micro/world/render.py` by `python -m micro train` with seed {self.preset.weights.seed}, on 2 "
-            "CPU cores shared with other work. They know twelve classes of drawn things and nothing else. "
+            f"world of `micro/world/render.py` by `python -m micro train` with seed {self.preset.weights.seed}, on "
+            f"{' and '.join(sorted(places))}. They know twelve classes of drawn things and nothing else. "
             "Apache-2.0, like the code.\n\n"
             "| stage | steps | minutes | on held-out scenes, of held-out sizes |\n| --- | --- | --- | --- |\n"
             + "\n".join(stages)

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from pipeline.attention import MEMORY
-from presets.checks import STRICT, Number
 from trainer.fusion import build_fusion
 from trainer.gpt2 import build_gpt2, initialise_gpt2
 from trainer.mapper import Mapper, MapperSpec, error_per_clip
-
-
-@dataclass(config=STRICT, frozen=True)
-class GPT2Options:
-    """``mapper.options``. ``token_noise``: of the true tokens that training feeds, in their standard deviations.
-
-    With none, as in the paper, the mapper learns to lean on tokens that are better than those it will have itself.
-    """
-
-    token_noise: Annotated[float, Number, Field(ge=0, le=100)] = 0.0
 
 
 class GPT2Mapper(Mapper):
@@ -34,9 +20,6 @@ class GPT2Mapper(Mapper):
     Layout and learned SOS and EOS as AudioLDM-2 has them; EOS predicts c_1. The token embedding of
     GPT-2 is never read, so it is not kept.
     """
-
-    Options = GPT2Options
-    options: GPT2Options
 
     def __init__(self, spec: MapperSpec):
         super().__init__(spec)
@@ -59,10 +42,7 @@ class GPT2Mapper(Mapper):
     def teacher_forced(self, visual: Mapping[str, Tensor], target: Tensor) -> Tensor:
         """Predictions of c_1 ... c_8 from the true c_1 ... c_7: (B, T_c, D_c)."""
         prefix = self.prefix(visual)
-        known = target[:, :-1].to(prefix.dtype)
-        if self.training and self.options.token_noise:
-            known = known + self.options.token_noise * self.spec.statistics["std"] * torch.randn_like(known)
-        inputs = torch.cat([prefix, known], dim=1)
+        inputs = torch.cat([prefix, target[:, :-1].to(prefix.dtype)], dim=1)
         hidden = self.gpt2(inputs_embeds=inputs, use_cache=False).last_hidden_state
         return hidden[:, prefix.shape[1] - 1 :]
 
