@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from trainer.train import TrainingError
+
 Step = Callable[[int], dict[str, Tensor]]
 _Weights = tuple[Tensor, ...] | list[Tensor]
 
@@ -115,6 +117,7 @@ class Fit:
             averaged.load_state_dict(state["averaged"])
             first, spent, done = state["step"], state["seconds"], state["done"]
         module.train()
+        on_cuda = torch.device(self.machine.device).type == "cuda"
         replay: Callable[[], dict[str, Tensor]] | None = None
         sums: dict[str, Tensor] = {}
         started = time.monotonic()
@@ -125,15 +128,14 @@ class Fit:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * rate
             torch.manual_seed(number)  # what a step draws follows from its number, resumed or not
-            if graph is None:
-                optimizer.zero_grad(set_to_none=True)
-                values = self._gradients(step, number)
-            else:
+            if graph is not None and on_cuda:
                 step(number)
                 if replay is None:
                     replay = self._recorded(module, graph)
                 values = replay()
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+                nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            else:
+                values = self._clipped(module, step, number, graph)
             optimizer.step()
             if self.average:
                 average.done = number + 1
@@ -145,6 +147,10 @@ class Fit:
                 count = (number % every) + 1
                 line: dict[str, Any] = {"step": number + 1}
                 line |= {k: round(float(v) / count, 5) for k, v in sums.items()}
+                if not math.isfinite(line["loss"]):
+                    raise TrainingError(
+                        f"{self.name}: the loss is not finite at step {number + 1}; what is there stays"
+                    )
                 sums = {}
                 if held_out is not None and ((number + 1) % (5 * every) == 0 or last):
                     figures = self._measure(module, averaged, held_out)
@@ -169,27 +175,49 @@ class Fit:
         kind = torch.device(self.machine.device).type
         return torch.autocast(kind, torch.bfloat16, enabled=self.machine.precision == "bfloat16")
 
-    def _gradients(self, step: Callable[..., dict[str, Tensor]], *arguments: int) -> dict[str, Tensor]:
+    def _gradients(self, step: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         with self.autocast():
-            values = step(*arguments)
+            values = step()
         values["loss"].backward()
         return values
 
-    def _recorded(self, module: nn.Module, step: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
-        """Forward and backward pass as a CUDA graph; elsewhere as they are."""
+    def _clipped(
+        self, module: nn.Module, step: Step, number: int, graph: Callable[[], dict[str, Tensor]] | None
+    ) -> dict[str, Tensor]:
+        """Values of a step, whose gradients are then there, of norm 1 at most.
 
-        def directly() -> dict[str, Tensor]:
+        In bfloat16 torch's convolutions with strides give NaN of finite numbers on some CPUs (2.13, AMX, seldom): such
+        a step is done again in float32.
+        """
+
+        def compute() -> dict[str, Tensor]:
+            made = step(number)
+            return made if graph is None else graph()
+
+        careful = torch.device(self.machine.device).type == "cpu" and self.machine.precision != "float32"
+        kept = [buffer.clone() for buffer in module.buffers()] if careful else []
+        module.zero_grad(set_to_none=True)
+        values = self._gradients(compute)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        if careful and not norm.isfinite():
+            for buffer, before in zip(module.buffers(), kept, strict=True):
+                buffer.copy_(before)
+            torch.manual_seed(number)
             module.zero_grad(set_to_none=True)
-            return self._gradients(step)
+            values = compute()
+            values["loss"].backward()
+            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        return values
 
-        if torch.device(self.machine.device).type != "cuda":
-            return directly
+    def _recorded(self, module: nn.Module, step: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
+        """Forward and backward pass as a CUDA graph."""
         drawn = torch.cuda.get_rng_state()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries choose their kernels before the recording
             for _ in range(3):
-                directly()
+                module.zero_grad(set_to_none=True)
+                self._gradients(step)
         torch.cuda.current_stream().wait_stream(stream)
         module.zero_grad(set_to_none=True)
         recording = torch.cuda.CUDAGraph()

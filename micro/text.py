@@ -85,9 +85,9 @@ def _waves(positions: int, width: int) -> Tensor:
 
     GPT-2 draws them far smaller; a mapper that starts from there finds late which rows are a token's own.
     """
-    rates = 1000.0 ** (-torch.arange(0, width, 2) / width)
+    rates = 100.0 ** (-torch.arange(0, width, 2) / width)
     angles = torch.arange(positions)[:, None] * rates
-    return 0.7 * torch.cat([angles.sin(), angles.cos()], dim=1)
+    return 1.5 * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def _vary(label: str, source: random.Random) -> str:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from micro.fit import Fit, Machine
+from trainer.train import TrainingError
 
 
 def train(folder, steps, until=None, recorded=False):
@@ -82,3 +83,31 @@ def test_bfloat16_is_near_float32(tmp_path):
     exact, near = trained("float32"), trained("bfloat16")
     assert not torch.equal(exact, near)
     assert (exact - near).abs().max() < 0.05
+
+
+def test_a_step_that_bfloat16_spoils_is_done_again_in_float32(tmp_path):
+    """As torch's strided convolutions do on some CPUs; batch normalisation keeps nothing of it."""
+
+    def trained(spoilt):
+        torch.manual_seed(2)
+        module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+        def step(number):
+            inputs = torch.randn(16, 4)
+            bad = spoilt and number == 3 and torch.is_autocast_enabled("cpu")
+            output = module(inputs * torch.nan if bad else inputs)
+            return {"loss": (output.float() - inputs[:, :1]).square().mean()}
+
+        Fit("toy", tmp_path / str(spoilt), 6, 0.01, machine=Machine(precision="bfloat16")).run(module, step)
+        return module
+
+    whole, mended = trained(False), trained(True)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(mended.state_dict()[name], value, atol=0.02, rtol=0, msg=name)
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
+    module = nn.Linear(1, 1)
+    with pytest.raises(TrainingError, match="toy: the loss is not finite at step 5"):
+        Fit("toy", tmp_path, 20).run(module, lambda number: {"loss": module.weight.sum() * torch.inf}, every=5)
+    assert not (tmp_path / "toy.pt").exists()
