@@ -127,7 +127,10 @@ class _Decoder:
         self.path, self.container, self.begin = path, container, begin
         self.stream = video_stream(container, path)
         # Not by frames: what a damaged packet gives would depend on how the threads are timed.
-        self.stream.thread_type = "SLICE"
+        # Nor by slices: most files have one a frame, and a thread a core in every worker is more than some machines
+        # give (avcodec_open2: resource temporarily unavailable, on 16 cores).
+        self.stream.thread_type = "NONE"
+        self.stream.codec_context.thread_count = 1
         self.counted = kind_of(container) == "avi"
         if self.counted:
             self.stream.codec_context.copy_opaque = True
