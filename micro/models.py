@@ -227,7 +227,7 @@ class MicroModels:
                 if k not in ("step", "seconds", "on")
             )
             places.add(last["on"])
-            stages.append(f"| {path.stem} | {last['step']} | {last['seconds'] / 60:.0f} | {figures} |")
+            stages.append(f"| {path.stem} | {last['step']} | {last['seconds'] / 60:.1f} | {figures} |")
         return (
             "# Weights of the micro preset\n\nSmall models of the same kinds as the paper's, trained on the rendered "
             f"world of `micro/world/render.py` by `python -m micro train` with seed {self.preset.weights.seed}, on "
