@@ -64,7 +64,7 @@ def test_the_class_is_heard(made):
 def test_things_sound_when_they_are_seen_to(made):
     """Chance, the instants of another clip of the class: error 0.31 s, F1 0.25."""
     scenes, truth, generated = made
-    for sounds, least, most in ((truth, 0.95, 0.02), (generated, 0.85, 0.08)):
+    for sounds, least, most in ((truth, 0.95, 0.02), (generated, 0.9, 0.06)):
         timing = [compare_onsets(s.onsets, find_onsets(w)) for s, w in zip(scenes, sounds, strict=True) if s.onsets]
         assert np.mean([each.f1 for each in timing]) >= least
         assert np.mean([each.error for each in timing]) <= most
@@ -75,8 +75,6 @@ def test_sustained_sounds_are_as_loud_as_they_look(made):
     scenes, truth, generated = made
     steps = (np.arange(40) + 0.5) / 4
     for sounds, least in ((truth, 0.97), (generated, 0.5)):
-        agreement = [
-            loudness_agreement(w, s.level(steps)) for s, w in zip(scenes, sounds, strict=True) if s.sustained
-        ]
+        agreement = [loudness_agreement(w, s.level(steps)) for s, w in zip(scenes, sounds, strict=True) if s.sustained]
         assert len(agreement) == 3
         assert np.mean(agreement) >= least
