@@ -123,7 +123,7 @@ def test_missing_official_files_say_where_to_get_them(tmp_path):
 
 def test_unknown_names_and_settings():
     with pytest.raises(KeyError, match="there are cavp"):
-        load_encoder("clip", preset="micro")
+        load_encoder("dinov2", preset="micro")
     with pytest.raises(ValueError, match="unknown settings"):
         load_encoder("cavp", config={"depth": 3}, preset="micro")
     with pytest.raises(WeightsError, match="no checkpoint called"):
