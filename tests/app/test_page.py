@@ -3,7 +3,6 @@
 import socket
 
 import gradio as gr
-import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
@@ -43,9 +42,10 @@ def test_every_scheduler_on_offer_works(maker, film):
     names = usable_schedulers(maker)
     assert names[0] == "DDIMScheduler"
     assert "DPMSolverMultistepScheduler" in names
+    loudness = {name: maker.model.best(film, scheduler=name, steps=4).waveform.std() for name in names}
     for name in names[1:]:
-        made = maker.model.best(film, scheduler=name, steps=2)
-        assert np.abs(made.waveform).max() > 0.01
+        assert loudness[name] == pytest.approx(loudness["DDIMScheduler"], rel=0.3), name
+    assert loudness["DDIMScheduler"] > 0.001  # quiet: nothing in this picture sounds
 
 
 def test_one_thing_at_a_time_for_a_bounded_queue(maker, tmp_path):
