@@ -84,7 +84,8 @@ def train(
     if precision not in (known := ("auto", "float32", "bfloat16")):
         raise InputError(f"unknown precision '{precision}': there are {', '.join(known)}")
     device = choose_device(device)
-    machine = Machine(device, best_precision(device) if precision == "auto" else precision)
+    chosen = best_precision(device) if precision == "auto" else precision
+    machine = Machine(device, chosen, where_it_pays=precision == "auto")
     preset = load_preset("micro", ["weights.source=seeded"])
     models = MicroModels(preset, folder, Steps().scaled(scale), machine, adversarial)
     for name in names:

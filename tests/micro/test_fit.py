@@ -111,3 +111,10 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
     with pytest.raises(TrainingError, match="toy: the loss is not finite at step 5"):
         Fit("toy", tmp_path, 20).run(module, lambda number: {"loss": module.weight.sum() * torch.inf}, every=5)
     assert not (tmp_path / "toy.pt").exists()
+
+
+def test_on_a_cpu_bfloat16_is_for_the_stages_that_it_makes_faster(tmp_path):
+    machine = Machine(precision="bfloat16", where_it_pays=True)
+    assert Fit("vae", tmp_path, 1, machine=machine).precision == "bfloat16"
+    assert Fit("frames", tmp_path, 1, machine=machine).precision == "float32"
+    assert Fit("frames", tmp_path, 1, machine=Machine(precision="bfloat16")).precision == "bfloat16"
