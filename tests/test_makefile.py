@@ -89,7 +89,15 @@ def test_the_demo_has_the_baseline_where_it_ships(ships, tmp_path):
     """Of three of its clips, for Figure 2."""
     installed = tmp_path / ".installed"
     installed.touch()  # newer than pyproject.toml, whatever order a checkout wrote its files in
-    words = ["make", "-n", "demo", "BIN=bin", f"INSTALLED={installed}", f"DEMO_V2A={'there' if ships else ''}"]
+    words = [
+        "make",
+        "-n",
+        "--no-print-directory",
+        "demo",
+        "BIN=bin",
+        f"INSTALLED={installed}",
+        f"DEMO_V2A={'there' if ships else ''}",
+    ]
     commands = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     made = [shlex.split(line) for line in commands if "v2a-mapper-micro" in line]
     assert len(made) == ships

@@ -9,6 +9,7 @@ import time
 
 import av
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -102,8 +103,10 @@ def test_killed_in_the_middle_and_run_again(trained, whole, tmp_path):
         while not list(tmp_path.glob("wav/[!.]*.wav")) and time.monotonic() < limit:
             time.sleep(0.01)
     finally:
+        workers = psutil.Process(job.pid).children(recursive=True)
         os.kill(job.pid, signal.SIGKILL)
         job.wait()
+    psutil.wait_procs(workers, timeout=60)  # they may end the file that they write
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("wav/[!.]*.wav")}
     assert 0 < len(before) < 4
     text = split(trained, tmp_path)
