@@ -18,6 +18,7 @@ from pipeline.encoders.audiomae import AudioMAE
 from presets import Preset
 
 _DROP = 0.1
+_UNTOLD = 0.3  # share of a batch that is told no label, as users often have none: the tokens alone say what sounds
 _VALIDATION = 96
 
 
@@ -152,7 +153,9 @@ def train_unet(
     machine: Machine,
     batch: int = 16,
 ) -> Any:
-    """``texts``: embeddings (classes, L, D_t) and mask (classes, L). A dropped condition is the negative one.
+    """``texts``: embeddings (classes + 1, L, D_t) and mask (classes + 1, L) of the labels and of the empty prompt.
+
+    A dropped condition is the negative one, tokens and text; other clips have their tokens and the empty prompt.
 
     Tokens are blurred by noise of up to a quarter of their spread: at generation they come from a mapper, which
     predicts means, not from AudioMAE.
@@ -171,8 +174,9 @@ def train_unet(
 
     aids = DeepSupervision(unet)
 
-    def error(chosen: Tensor, drop: float, most: float) -> Tensor:
-        clean, kind = latents[chosen], label[chosen]
+    def error(chosen: Tensor, drop: float, most: float, untold: float) -> Tensor:
+        clean = latents[chosen]
+        kind = torch.where(torch.rand(len(chosen), device=device) < untold, len(every.text) - 1, label[chosen])
         dropped = torch.rand(len(chosen), 1, 1, device=device) < drop
         blur = torch.rand(len(chosen), 1, 1, device=device) * most * spread
         known = tokens[chosen]
@@ -204,15 +208,16 @@ def train_unet(
         return {}
 
     def step() -> dict[str, Tensor]:
-        denoised = error(chosen, _DROP, 0.25)
+        denoised = error(chosen, _DROP, 0.25, _UNTOLD)
         position, restored = aids.losses(latents[chosen])
         misses = aids.misses()
         loss = denoised + 0.3 * position + 0.5 * restored + 0.2 * misses
         return {"loss": loss, "denoised": denoised, "position": position, "restored": restored, "misses": misses}
 
     def held_out() -> dict[str, Tensor]:
-        return {"loss": error(torch.arange(count, len(latents), device=device), 0.0, 0.0)}
+        last = torch.arange(count, len(latents), device=device)
+        return {"loss": error(last, 0.0, 0.0, 0.0), "untold": error(last, 0.0, 0.0, 1.0)}
 
-    fit = Fit("unet", folder, steps, 1.5e-3, warmup=200, average=0.998, machine=machine, goal=Goal("loss", 0.1))
+    fit = Fit("unet", folder, steps, 1.5e-3, warmup=200, average=0.998, machine=machine, goal=Goal("untold", 0.08))
     fit.run(aids, choose, held_out, graph=step)
     return unet.cpu()

@@ -101,7 +101,7 @@ class MicroModels:
 
     @cached_property
     def unet(self) -> Any:
-        text, mask = self.text.flan_t5.encode(LABELS)
+        text, mask = self.text.flan_t5.encode([*LABELS, ""])
         prompt = self.preset.generation.negative_prompt
         negative_text, negative_mask = self.text.flan_t5.encode([prompt])
         tokens = self.text.language(prompt, negative_text, negative_mask)

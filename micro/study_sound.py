@@ -113,9 +113,12 @@ def _decided_by(study: Study, condition: Condition) -> dict[str, Any]:
 
 
 def models_digest(preset: Preset) -> str:
-    """Of the frozen models: the files that ship, or what else the preset says of its weights."""
+    """Of the preset's audio model: its files if they ship, or what else the preset says of its weights.
+
+    Not of encoders, whose features are in the cache under their own identity, and not of mappers.
+    """
     if preset.weights.source == "shipped":
-        return _files_digest(preset.weights.path)
+        return _files_digest(preset.weights.path / preset.audio_model)
     return repr(preset.weights)
 
 
