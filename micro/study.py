@@ -30,7 +30,7 @@ SHARE = 0.16
 # Of the epochs of the systems of Figure 3, those whose sound is measured: of 100 the 5th, 10th, ...
 FIGURE3_PLACES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 # Its mappers are sampled in 50 steps to be validated, which takes longer than the epoch.
-_SELDOM = "training.validate_every=5"
+_SELDOM = "training.validate_every=10"
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def build_gpt2(spec: MapperSpec, sequence: int) -> GPT2Model:
             n_embd=spec.target[1],
             n_layer=config.layers,
             n_head=config.heads,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's own "gelu_new" in one kernel instead of eight
             resid_pdrop=config.dropout,
             embd_pdrop=config.dropout,
             attn_pdrop=config.dropout,
