@@ -13,7 +13,7 @@ import torch
 from common.errors import ClipError
 from evaluation.resampling import needed, resample
 from pipeline.media import check_file
-from pipeline.media.container import url_of
+from pipeline.media.container import open_media, url_of
 
 _TRUNCATION_TOLERANCE = 0.5  # seconds by which a stream may end before its declared end
 
@@ -48,7 +48,7 @@ class SoundInput:
     def read_open(self, file: Any, path: Path) -> np.ndarray:
         """:meth:`read` of a name or an open file; ``path`` is for messages."""
         try:
-            with av.open(file, metadata_errors="ignore") as container:
+            with open_media(file) as container:
                 waveform, rate = self._decode(container, path)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise ClipError("unreadable", f"{path}: the sound cannot be decoded ({error})") from error

@@ -22,6 +22,7 @@ from generate.mux import CONTAINERS, Picture, check_audio, plan_own_sound, plan_
 from generate.picture_track import Part
 from pipeline.decoding import killable
 from pipeline.media import probe
+from pipeline.media.container import open_media
 from pipeline.media.resampling import check_rate
 from pipeline.media.writing import MADE_BY
 
@@ -147,7 +148,7 @@ def made_here(path: Path) -> bool:
     if not path.exists():
         return True
     try:
-        with av.open(str(path.absolute()), metadata_errors="ignore") as file:
+        with open_media(str(path.absolute())) as file:
             return any(MADE_BY in value for value in file.metadata.values())
     except (av.error.FFmpegError, OSError, ValueError):
         return False

@@ -89,3 +89,24 @@ def set_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
 def rotate(path: Path) -> Path:
     """A quarter turn clockwise, as phones do."""
     return set_matrix(path, (0, 1, -1, 0))
+
+
+def tagged(source: Path, target: Path, title: str, language: str = "") -> Path:
+    """The same packets under a title, and a language of the sound, written in Latin-1."""
+    marks = {title: "T" * len(title), language: "L" * len(language)}
+    with av.open(str(source)) as given, av.open(str(target), "w") as copy:
+        streams = {stream.index: copy.add_stream_from_template(stream) for stream in given.streams}
+        copy.metadata["title"] = marks[title]
+        if language:
+            copy.streams.audio[0].metadata["language"] = marks[language]
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream_index]
+                copy.mux(packet)
+    data = target.read_bytes()
+    for text, mark in marks.items():
+        if text:
+            assert data.count(mark.encode()) == 1
+            data = data.replace(mark.encode(), text.encode("latin-1"))
+    target.write_bytes(data)
+    return target

@@ -22,6 +22,8 @@ _MEASURED = frozenset({"mpegts", "mpeg", "ogg", "gif"})
 # What names other files is no film: a stranger's playlist would show any film of this machine.
 _PLAYLISTS = frozenset({"hls", "applehttp", "concat", "dash", "webm_dash_manifest", "imf", "sdp"})
 _WHOLE = ",".join(sorted({name for names in av.formats_available for name in names.split(",")} - _PLAYLISTS))
+# A tag that is no UTF-8: PyAV below 19 fails over it unless told not to, 19 keeps its bytes as surrogates by itself.
+_ANY_TAGS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,16 @@ def url_of(path: Path) -> str:
     return str(path) if member is None else member.url
 
 
+def open_media(file: Any, **arguments: Any) -> Any:
+    """``av.open`` to read a name or an open file, in whatever encoding its tags are. Raises as PyAV does."""
+    return av.open(file, **_ANY_TAGS, **arguments)
+
+
 def open_container(path: Path) -> Any:
     """An open PyAV container; use as a context manager. Raises :class:`ClipError`, also for a playlist."""
     check_file(path)
     try:
-        return av.open(url_of(path), metadata_errors="ignore", options={"format_whitelist": _WHOLE})
+        return open_media(url_of(path), options={"format_whitelist": _WHOLE})
     except av.error.ArgumentError as error:
         reason = f"{path} is not a media file that can be opened, or a playlist, which names others ({error})"
         raise ClipError("unreadable", reason) from error

@@ -16,6 +16,7 @@ import pytest
 from common.errors import ClipError, MFMError
 from pipeline.decoding import Call, DecodePool
 from pipeline.media import decode_clip, probe, resize_frame
+from pipeline.media.container import open_media
 from presets.config import MediaConfig
 from tests.zoo import ZOO, make_numbered, read_number
 
@@ -45,7 +46,7 @@ def damage(data, random):
 def read_from_the_start(path):
     """Times and images of all frames, without seeking; AVI has the times of its packets, in their order."""
     times, images, packets = [], [], []
-    with av.open(str(path), metadata_errors="ignore") as container:
+    with open_media(str(path)) as container:
         stream = container.streams.video[0]
         origin = (container.start_time or 0) / av.time_base
         demuxed = container.demux(stream)

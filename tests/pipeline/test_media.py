@@ -8,10 +8,13 @@ import pytest
 from PIL import Image
 
 from common.errors import ClipError, InputError
+from evaluation.sounds import SoundInput
+from generate.mux import mux
+from generate.outputs import made_here
 from pipeline.media import decode_clip, decode_waveform, probe
 from pipeline.media.sound import decode_waveforms
 from presets.config import MediaConfig
-from tests.media_factory import make_media, rotate, tone
+from tests.media_factory import make_media, rotate, tagged, tone
 
 CONFIG = MediaConfig()
 BACKENDS = ["decord", "pyav"]
@@ -172,6 +175,26 @@ def test_probe_reads_the_header(tmp_path):
     assert (info.width, info.height, info.has_audio, info.audio_rate) == (320, 240, True, 44_100)
     assert info.fps == pytest.approx(25, rel=0.02)
     assert info.duration_s == pytest.approx(10, abs=0.1)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_tags_that_are_no_utf_8_are_no_reason_to_refuse_a_film(tmp_path, suffix):
+    film = make_media(tmp_path / f"a.{suffix}", seconds=2)
+    named, ascii_named = (
+        tagged(film, tmp_path / f"{n}.{suffix}", title, language if suffix == "mkv" else "")
+        for n, (title, language) in enumerate(
+            [("d\xe9j\xe0 vu \xe0 No\xebl", "fran\xe7ais"), ("deja vu a Noel", "francais")]
+        )
+    )
+    assert probe(named) == probe(ascii_named)
+    clip, plain = decode_clip(named, CONFIG), decode_clip(ascii_named, CONFIG)
+    np.testing.assert_array_equal(clip.frames, plain.frames)
+    np.testing.assert_array_equal(clip.waveform, plain.waveform)
+    assert SoundInput(seconds=2).read(named).any()
+    if suffix != "avi":
+        mux(named, tone(2), 16_000, tmp_path / "out.mkv", audio="add-track")
+        assert made_here(tmp_path / "out.mkv")
+    assert not made_here(named)
 
 
 @pytest.mark.parametrize("kind", ["m3u8", "ffconcat"])
