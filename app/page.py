@@ -180,8 +180,9 @@ def build_page(maker: Maker, examples: Sequence[tuple[Path, str]], classes: Sequ
                         usable_schedulers(maker), value=generation.scheduler, label="Scheduler", filterable=False
                     )
                     negative_prompt = gr.Textbox(
-                        generation.negative_prompt, label="Negative prompt", max_length=MOST_LETTERS
-                    )
+                        generation.negative_prompt, label="Negative prompt", max_length=MOST_LETTERS,
+                        visible=maker.preset.audio.reads_negative_prompt,
+                    )  # fmt: skip
                 with gr.Row():
                     button = gr.Button("Make the sound", variant="primary", scale=3, elem_id="make")
                     stop_button = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")

@@ -179,8 +179,10 @@ def _settled(started: Sound | Exception) -> np.ndarray | Exception:
 def load_sampler(preset: Preset, mapper_source: str | Path, device: str = "cpu") -> Sampler:
     """Load a trained mapper (a folder, or a hub id as text) and the preset's audio model.
 
-    Raises :class:`WeightsError` where the two do not fit.
+    Raises :class:`WeightsError` where the two do not fit, :class:`InputError` where the audio model cannot follow the
+    section ``generation``.
     """
+    preset.audio.check(preset.generation)
     folder = mapper_folder(mapper_source)
     mapper = MFMMapper.from_pretrained(folder, device)
     mapper.predict_with(preset.generation.mapper_options)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from common.errors import InputError
 from presets.audio_models import AudioModelConfig
 from presets.checks import STRICT, Arguments, short
 from presets.config import GenerationConfig
@@ -85,7 +86,7 @@ class AudioLDMConfig(LatentDiffusionConfig):
     ``clap``: of the text half of CLAP. ``negative``: what guidance leads away from. ``prompt``, as ``AudioLDMPipeline``
     does it: CLAP's L2-normalised embedding of ``generation.negative_prompt``, of which "" is AudioLDM's own. ``zeros``:
     a vector of zeros, for a UNet that was trained with zeros in place of the embedding of a clip left out (the small
-    models'); it needs no ``text_encoder`` and ``tokenizer``, and no prompt is read.
+    models'); it needs no ``text_encoder`` and ``tokenizer``, and a prompt other than the default or "" is refused.
     """
 
     name: ClassVar = "audioldm"
@@ -102,3 +103,17 @@ class AudioLDMConfig(LatentDiffusionConfig):
 
     clap: Arguments = Field(default_factory=dict)
     negative: Literal["prompt", "zeros"] = "prompt"
+
+    @property
+    def reads_negative_prompt(self) -> bool:
+        return self.negative == "prompt"
+
+    def check(self, generation: GenerationConfig) -> None:
+        super().check(generation)
+        prompt = generation.negative_prompt
+        # The default stands in presets and records that say nothing of a prompt.
+        if not self.reads_negative_prompt and prompt not in ("", GenerationConfig().negative_prompt):
+            raise InputError(
+                f"generation.negative_prompt is '{short(prompt)}', and nothing reads it: "
+                f"audio_models.{self.name}.negative is {self.negative}"
+            )

@@ -35,6 +35,11 @@ class AudioModelConfig:
         """How many steps it can be sampled with; None: any number."""
         return None
 
+    @property
+    def reads_negative_prompt(self) -> bool:
+        """Whether ``generation.negative_prompt`` changes what it makes."""
+        return True
+
     def check(self, generation: Any) -> None:
         """Raise :class:`common.errors.InputError` for settings of the section ``generation`` that it cannot follow."""
 

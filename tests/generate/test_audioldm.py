@@ -16,8 +16,9 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
-from common.errors import PresetError, WeightsError
+from common.errors import InputError, PresetError, WeightsError
 from generate.audioldm import load_audioldm
+from generate.sampling import load_sampler
 from generate.settings import AUDIOLDM
 from pipeline.hub import repository_folder
 from presets import load_preset
@@ -152,6 +153,20 @@ def test_zeros_as_the_negative_condition_need_no_text_half(weights, model, tmp_p
     assert load_audioldm(placed).fingerprint == other.fingerprint
     shipped = load_preset(TINY, ["weights.source=shipped", f"weights.folder={tmp_path}"])
     assert repository_folder(AUDIOLDM, shipped, ["unet"]) == tmp_path / "audioldm"
+
+
+def test_a_negative_prompt_that_nothing_reads_is_refused(tmp_path):
+    """Before anything is looked for; what a preset says that names no prompt is none."""
+    zeros = load_preset("v2a-mapper-micro", ["generation.negative_prompt=hiss"])
+    with pytest.raises(
+        InputError, match=r"negative_prompt is 'hiss', and nothing reads it: .*audioldm\.negative is zeros"
+    ):
+        load_sampler(zeros, tmp_path / "no mapper")
+    for assignments in ([], ["generation.negative_prompt="]):
+        preset = load_preset("v2a-mapper-micro", assignments)
+        preset.audio.check(preset.generation)
+    read = load_preset("v2a-mapper", ["generation.negative_prompt=hiss"])
+    read.audio.check(read.generation)
 
 
 def test_the_negative_condition_is_kept_under_its_weights(weights, tmp_path, monkeypatch):
