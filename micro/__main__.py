@@ -99,9 +99,9 @@ def train(
 @command
 def study(
     folder: Annotated[Path, typer.Option(help="everything the study makes; run again to go on")] = Path("runs/study"),
-    clips: Annotated[int, typer.Option(help="how many clips to render")] = 1440,
+    clips: Annotated[int, typer.Option(help="how many clips to render; at least 139")] = 1440,
     seeds: Annotated[int, typer.Option(help="seeds of each mapper")] = 3,
-    per_class: Annotated[int, typer.Option(help="test clips of each class that are made to sound")] = 4,
+    per_class: Annotated[int, typer.Option(help="test clips of each class that are made to sound; 2 or more")] = 4,
     parts: Annotated[
         str, typer.Option(help="clips, cache, mappers, sounds, figure3, curve, report, joined by commas")
     ] = "all",
@@ -152,8 +152,8 @@ def study(
 def curve(
     folder: Annotated[Path, typer.Option(help="a study whose MFM-Mappers are trained; read only")] = Path("runs/study"),
     output: Annotated[Path | None, typer.Option("--out", help="sound, page and figure; default: the study's")] = None,
-    seeds: Annotated[int, typer.Option(help="how many of the study's mappers")] = 3,
-    per_class: Annotated[int, typer.Option(help="test clips of each class")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, help="how many of the study's mappers")] = 3,
+    per_class: Annotated[int, typer.Option(min=1, help="test clips of each class")] = 4,
     workers: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
     baseline: BaselineOption = BASELINE,
     points: PointsOption = "default",

@@ -19,6 +19,7 @@ from micro.study_parts import extract_tasks, mapper_tasks, render_tasks
 from micro.study_report import write_report
 from micro.study_sound import sound_tasks
 from micro.tasks import Workers
+from micro.world.render import KINDS, split_of
 
 PARTS = ("clips", "cache", "mappers", "sounds", "figure3", "curve", "report")
 
@@ -62,8 +63,10 @@ def run(
     """The chosen parts in their order; returns the figures, as far as the sounds are made (``{}`` without ``report``).
 
     Mappers, sounds, Figure 3 and the curve are worked on together: a sound is made as soon as its mapper is trained.
-    ``points``: of the curve of quality against cost (:mod:`micro.curve`); none leaves it out.
+    ``points``: of the curve of quality against cost (:mod:`micro.curve`); none leaves it out. Raises
+    :class:`InputError` for a study that is too small, before anything is made.
     """
+    check_size(study)
     check_points(study, points)
     device = choose_device(machine.device)
     started = time.monotonic()
@@ -91,6 +94,25 @@ def run(
         if "report" not in parts:
             return {}
         return report(study, workers, note, points, started)
+
+
+def check_size(study: Study) -> None:
+    """Raise :class:`InputError` where a figure would have no value.
+
+    A video of another clip of the same class, whose instants are those of chance, needs two test clips of each.
+    """
+    for name, value, least, why in (
+        ("--seeds", study.seeds, 1, "mappers are trained and averaged over them"),
+        ("--per-class", study.per_class, 2, "each clip is compared with another of its class"),
+        ("--clips", study.clips, clips_for(2), "every class needs two test clips, each compared with the other"),
+    ):
+        if value < least:
+            raise InputError(f"{name} is {value}, and must be at least {least}: {why}")
+
+
+def clips_for(per_class: int) -> int:
+    """How many clips a world needs to have so many test clips of each class, which are one in six."""
+    return 1 + max(number for number in range(6 * len(KINDS) * per_class) if split_of(number) == "test")
 
 
 def figure3_clips(study: Study) -> list[str]:

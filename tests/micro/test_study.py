@@ -1,20 +1,23 @@
 """The study at its smallest: everything is made, measured and written, and a second run makes nothing again."""
 
 import json
+import math
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from common.errors import InputError
-from micro.judge import TITLES
+from micro.judge import TITLES, chance
 from micro.study import FIGURE3, MFM, SYSTEMS, V2A, Condition, Study, label_given
 from micro.study_measure import convergence
 from micro.study_parts import mapper_task, mapper_tasks
 from micro.study_report import write_report
-from micro.study_run import Machine, parts_of
+from micro.study_run import Machine, check_size, parts_of
+from micro.study_run import run as run_study
 from micro.tasks import Task, Workers
-from micro.world.render import KINDS
+from micro.world.render import KINDS, scene_of, split_of
 from tests.commands import run
 from tests.tiny import TINY
 
@@ -26,13 +29,13 @@ SEEDED = ("weights.source=seeded",)
 def test_the_whole_study_in_parts(tmp_path):
     """By processes, first some parts, then all, then again."""
     arguments = (
-        "micro", "study", "--folder", tmp_path / "study", "--preset", TINY, "--baseline", BASELINE, "--clips", 72,
-        "--seeds", 1, "--per-class", 1, "--workers", 2, "--device", "cpu",
+        "micro", "study", "--folder", tmp_path / "study", "--preset", TINY, "--baseline", BASELINE, "--clips", 139,
+        "--seeds", 1, "--per-class", 2, "--workers", 2, "--device", "cpu",
         "--set", "training.epochs=2", "--set", "generation.steps=2", "--set", "mapper.layers=1",
         "--set", "mapper.sampling_steps=3", "--set", *SEEDED,
         "--points", "DDIMScheduler:2,DPMSolverMultistepScheduler:1",
     )  # fmt: skip
-    study = Study(tmp_path / "study", 72, 1, 1, TINY, (*SEEDED, "training.epochs=2"), BASELINE)
+    study = Study(tmp_path / "study", 139, 1, 2, TINY, (*SEEDED, "training.epochs=2"), BASELINE)
     run(*arguments, "--parts", "clips,cache")
     assert not (study.folder / "runs").exists()
     text = run(*arguments, "--parts", "mappers,sounds,report")
@@ -40,7 +43,9 @@ def test_the_whole_study_in_parts(tmp_path):
     assert json.loads((study.folder / "results.json").read_text())["figure3"]["lines"] == {}
     text = run(*arguments)
     assert "0 clips rendered" in text
-    results = json.loads((study.folder / "results.json").read_text())
+    written = (study.folder / "results.json").read_text()
+    assert "NaN" not in written, "a study that is not refused has every figure"
+    results = json.loads(written)
     assert {*SYSTEMS, "MFM-Mapper, no label", "label only", "truth"} < {*results["figures"]}
     assert results["figures"]["truth"]["class_accuracy"][0] > 0.9
     assert {name: line[-1]["epoch"] for name, line in results["figure3"]["lines"].items()} == dict.fromkeys(FIGURE3, 5)
@@ -85,6 +90,32 @@ def test_a_longer_training_goes_on_where_the_schedule_lets_it(tmp_path):
     assert tasks[mapper_task("MFM-Mapper-M", 0)].after == ()
     assert Machine(1, mapper_device="auto").mapper_devices("cuda") == ("cuda", "cuda")
     assert Machine(8, mapper_device="auto").mapper_devices("cuda") == ("cpu", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seeds": 0}, "--seeds is 0, and must be at least 1"),
+        ({"per_class": 1}, "--per-class is 1, and must be at least 2"),
+        ({"clips": 138}, "--clips is 138, and must be at least 139"),
+    ],
+)
+def test_a_study_whose_figures_would_have_no_value_is_refused(tmp_path, change, said):
+    study = Study(tmp_path / "study", 139, 1, 2, TINY)
+    check_size(study)
+    with pytest.raises(InputError, match=said):
+        run_study(replace(study, **change), Machine(), print, ())
+    assert not study.folder.exists()
+
+
+@pytest.mark.parametrize("clips", [138, 139])
+def test_the_least_clips_are_two_of_each_class_to_be_compared(clips):
+    """Counted in the world itself, and by the figure that has none where no clip has another of its class."""
+    scenes = [scene_of(number) for number in range(clips) if split_of(number) == "test"]
+    assert (min(Counter(scene.label for scene in scenes).values()) == 2) == (clips == 139)
+    assert math.isfinite(chance(scenes))
+    one_each = list({scene.label: scene for scene in scenes}.values())
+    assert math.isnan(chance(one_each))
 
 
 def test_parts_are_named():
