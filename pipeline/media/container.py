@@ -23,7 +23,7 @@ _MEASURED = frozenset({"mpegts", "mpeg", "ogg", "gif"})
 _PLAYLISTS = frozenset({"hls", "applehttp", "concat", "dash", "webm_dash_manifest", "imf", "sdp"})
 _WHOLE = ",".join(sorted({name for names in av.formats_available for name in names.split(",")} - _PLAYLISTS))
 # A tag that is no UTF-8: PyAV below 19 fails over it unless told not to, 19 keeps its bytes as surrogates by itself.
-_ANY_TAGS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+_ANY_TAGS: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @dataclass(frozen=True)
