@@ -106,7 +106,7 @@ def evaluate(
         texts = output / "made.parquet"
     if networks == "auto":
         names = list(settings.evaluation.networks)
-        if (settings.weights.path / CLAP.files[0].filename).is_file() and CLAP.name not in names:
+        if CLAP.name not in names and CLAP.is_there(settings):
             names.append(CLAP.name)
     else:
         names = networks.split(",")

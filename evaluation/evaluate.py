@@ -197,7 +197,7 @@ def _both_sides(
 
     def load() -> FeatureNetwork:
         nonlocal network
-        network = network or load_network(kind, preset.weights.path, work.device)
+        network = network or load_network(kind, kind.folder(preset), work.device)
         return network
 
     out = {}

@@ -68,6 +68,8 @@ class CheckpointFile:
 
 # AudioLDM-2's: its UNet, VAE and vocoder, and of the label encoder and of some mappers.
 AUDIOLDM2 = Repository("audioldm2", "cvssp/audioldm2", "CC BY-NC-SA 4.0 (AudioLDM-2)")
+# CLAP: its sound half encodes, both halves make the evaluation's CLAP-score.
+LAION_CLAP = Repository("clap", "laion/clap-htsat-unfused", "Apache-2.0 (CLAP)", "clap-htsat-unfused")
 
 
 _PASST = "https://github.com/kkoutini/PaSST/releases"

@@ -13,6 +13,7 @@ from common.hashing import sha256_file
 from evaluation.pictures import PictureInput
 from evaluation.sounds import SoundInput
 from pipeline.frozen import Frozen, check_files, drawn, fill_official
+from presets import Preset
 from presets.official import CheckpointFile
 
 
@@ -33,6 +34,11 @@ class FeatureNetwork(Frozen, ABC):
     batch: ClassVar[tuple[int, int]] = (16, 64)  # sounds at a time, on a CPU and elsewhere
     video_batch: ClassVar[tuple[int, int]] = (1, 4)  # pictures at a time, likewise
     fingerprint: str = "seeded"
+
+    @classmethod
+    def folder(cls, preset: Preset, *, fetch: bool = True) -> Path:
+        """Where its official files lie by their names. ``fetch``: a folder of the hub may be fetched."""
+        return preset.weights.path
 
     @abstractmethod
     def encode(self, waveforms: Tensor) -> dict[str, dict[str, Tensor]]:

@@ -1,6 +1,7 @@
 """LAION's CLAP: the CLAP-score of sound and text, which av-benchmark reports beside the paper's table.
 
-Wu et al. 2023. The network is transformers' ``ClapModel``, from a folder that its user has.
+Wu et al. 2023. The network is transformers' ``ClapModel``: the official one where the encoder ``clap`` has it, or any
+other that its user has.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 from common.errors import WeightsError
 from evaluation.networks.base import FeatureNetwork
 from evaluation.sounds import SoundInput
-from pipeline.encoders.checkpoints import CheckpointFile
+from pipeline.hub import repository_folder
+from presets import Preset
+from presets.official import LAION_CLAP, CheckpointFile
 
 _TEXTS = 64  # at a time
-_SOURCE = "a transformers folder of ClapModel such as huggingface.co/laion/clap-htsat-unfused"
+_SOURCE = f"a transformers folder of ClapModel such as {LAION_CLAP.address} (make weights PRESET=v2a-mapper fetches it)"
 
 
 class CLAP(FeatureNetwork):
     """Waveforms (B, 384000) at 48 kHz -> unit vectors (B, D); texts likewise."""
 
     name = "clap"
-    # Not in presets/official.py: any such folder will do, and none is fetched.
+    # Of a folder, any ClapModel's: the official one's is fetched for the encoder.
     files = tuple(
-        CheckpointFile(role, f"clap/{name}", _SOURCE, "Apache-2.0", size)
+        CheckpointFile(role, name, _SOURCE, "Apache-2.0", size)
         for role, name, size in (
             ("config", "config.json", 0.0),
             ("weights", "model.safetensors", 0.6),
@@ -45,6 +48,29 @@ class CLAP(FeatureNetwork):
         self.model: Any = nn.Identity()
         self.extractor: Any = None
         self.tokenizer: Any = None
+
+    @classmethod
+    def folder(cls, preset: Preset, *, fetch: bool = True) -> Path:
+        """``clap`` in ``weights.folder``, whatever ClapModel its user put there; else that of the encoder ``clap``.
+
+        ``weights.folders.clap`` wins over both. Raises :class:`WeightsError` for a hub id there that cannot be had.
+        """
+        chosen = preset.weights.path / "clap"
+        if LAION_CLAP.name not in preset.weights.folders and cls._is_whole(chosen):
+            return chosen
+        return repository_folder(LAION_CLAP, preset, [""], fetch=fetch)
+
+    @classmethod
+    def is_there(cls, preset: Preset) -> bool:
+        """Whether all its files are on this machine; weights that ship have its sound half alone."""
+        try:
+            return cls._is_whole(cls.folder(preset, fetch=False))
+        except WeightsError:
+            return False
+
+    @classmethod
+    def _is_whole(cls, folder: Path) -> bool:
+        return all((folder / file.filename).is_file() for file in cls.files)
 
     def load(self, paths: Mapping[str, Path]) -> None:
         folder = paths["config"].parent

@@ -12,10 +12,9 @@ from pydantic.dataclasses import dataclass
 
 from presets.checks import STRICT, Count, Heads, Layers, Number, Seconds, Width, check_heads
 from presets.encoders import EncoderConfig
-from presets.official import Repository
+from presets.official import LAION_CLAP, Repository
 
 _CLIP = Repository("clip", "openai/clip-vit-base-patch32", "MIT (CLIP)", "clip-vit-base-patch32")
-_CLAP = Repository("clap", "laion/clap-htsat-unfused", "Apache-2.0 (CLAP)", "clap-htsat-unfused")
 _Hertz = Annotated[float, Number, Field(ge=0, le=1_000_000)]
 
 
@@ -62,7 +61,7 @@ class CLAPConfig(EncoderConfig):
 
     encoder: ClassVar = "pipeline.encoders.clap:CLAP"
     reads: ClassVar = "waveform"
-    files: ClassVar = (_CLAP.part("", 0.6, "clap"),)
+    files: ClassVar = (LAION_CLAP.part("", 0.6, "clap"),)
 
     sample_rate: Annotated[int, Number, Field(ge=1000, le=1_000_000)] = 48_000
     seconds: Seconds = 10.0

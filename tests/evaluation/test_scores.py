@@ -1,6 +1,7 @@
 """Scores of features: in batches, from some files only, and one that fails beside others that do not."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from evaluation.evaluate import Side, evaluate
 from evaluation.networks.clap import CLAP
 from evaluation.networks.synchformer import GlobalTransformer, Synchformer
 from evaluation.texts import read_texts
+from pipeline.hub import repository_folder
 from presets import load_preset
 from tests.evaluation.official import write_float_wav
 
@@ -219,12 +221,34 @@ def test_clap_is_computed_where_its_weights_are(clap_folder, spoken):
     assert "not computed: FD_PaSST" in result.output
 
 
+def test_clap_is_the_encoders_or_another_that_is_put_beside_it(clap_folder, tmp_path):
+    weights = tmp_path / "weights"
+    preset = load_preset("v2a-mapper", [f"weights.folder={weights}"])
+    official = weights / "clap-htsat-unfused"
+    assert repository_folder(preset.encoders.clap.files[0].repository, preset, [""]) == official
+    assert not CLAP.is_there(preset)
+    shutil.copytree(clap_folder, official)
+    assert CLAP.is_there(preset)
+    assert CLAP.folder(preset) == official
+    shutil.copytree(clap_folder, weights / "clap")
+    assert CLAP.folder(preset) == weights / "clap"
+    placed = load_preset("v2a-mapper", [f"weights.folder={weights}", f"weights.folders.clap={clap_folder}"])
+    assert CLAP.folder(placed) == clap_folder
+    (weights / "clap" / "tokenizer.json").unlink()
+    assert CLAP.folder(preset) == official
+    # Half of it ships with the small models, and what is on the hub alone is not here.
+    on_the_hub = load_preset("v2a-mapper", ["weights.folders.clap=laion/clap-htsat-unfused"])
+    assert not any(map(CLAP.is_there, (on_the_hub, PRESET, load_preset("micro"), load_preset("v2a-mapper-micro"))))
+
+
 def test_clap_is_not_computed_without_weights_or_texts(clap_folder, spoken):
     preset = load_preset("paper", [f"weights.folder={clap_folder.parent}"])
     generated = Side(spoken / "wav_8s", spoken / "features")
     with pytest.raises(InputError, match="no texts of the clips: give --texts"):
         evaluate(preset, ["clap"], generated, Side(spoken / "truth", spoken / "f"))
-    with pytest.raises(InputError, match=r"clap/model\.safetensors from a transformers folder of ClapModel"):
+    with pytest.raises(
+        InputError, match=r"clap-htsat-unfused/model\.safetensors from a transformers folder of ClapModel"
+    ):
         evaluate(PRESET, ["clap"], generated, Side(spoken / "truth", spoken / "f"))
 
 

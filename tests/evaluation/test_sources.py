@@ -33,6 +33,7 @@ def videos(tmp_path_factory):
     """Sound of another rate; sound and picture that begin late, on time stamps that do; none; quiet."""
     folder = tmp_path_factory.mktemp("sources")
     sound = np.random.default_rng(0).standard_normal(441_000).astype(np.float32) * 0.1
+    sound[4 * 44_100 : 5 * 44_100] *= 3  # an onset, whatever the AAC encoder makes of the rest
     make_media(folder / "plain.mp4", audio=sound, rate=44_100)
     make_media(folder / "late.mp4", audio=sound, rate=44_100, audio_start=0.5)
     shifted(folder / "plain.mp4", folder / "shifted.mkv", 1.4)
