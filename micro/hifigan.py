@@ -163,11 +163,16 @@ class _Crops:
 
     @torch.no_grad()
     def draw(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, 64), (B, 160 T), (B, T, 64); the last part of the batch has mels that the VAE has restored."""
+        """(B, T, 64), (B, 160 T), (B, T, 64); the last part of the batch has mels that the VAE has restored.
+
+        Crops are from all of a clip, its ends and the silence behind it too, where context is on one side alone.
+        """
         frames = _CROP + 2 * _CONTEXT
-        first = torch.randint(0, SAMPLES // HOP - frames + 1, (len(rows),)) * HOP
+        first = torch.randint(0, SAMPLES // HOP - _CROP + 1, (len(rows),))
+        around = (first - _CONTEXT).clamp(0, SAMPLES // HOP - frames)
+        inner = (first - around).tolist()
         sounds, samples = waveforms(_CLIPS), frames * HOP
-        places = zip(rows.tolist(), first.tolist(), strict=True)
+        places = zip(rows.tolist(), (around * HOP).tolist(), strict=True)
         # float32 before anything else: autocast to bfloat16 refuses float16 on a CPU
         wide = torch.stack([sounds[row, at : at + samples].float() for row, at in places]).to(self.device)
         target = self.log_mel(wide, frames)
@@ -175,9 +180,9 @@ class _Crops:
         if self.vae is not None and (count := round(_RESTORED * len(rows))):
             latents = self.vae.encode(target[-count:, None]).latent_dist.sample()
             mel = torch.cat([target[:-count], self.vae.decode(latents).sample[:, 0].float()])
-        inner = slice(_CONTEXT, _CONTEXT + _CROP)
-        true = wide[:, _CONTEXT * HOP : (_CONTEXT + _CROP) * HOP]
-        return mel[:, inner], true, self.log_mel(true, _CROP)
+        true = torch.stack([sound[at * HOP : (at + _CROP) * HOP] for sound, at in zip(wide, inner, strict=True)])
+        mel = torch.stack([each[at : at + _CROP] for each, at in zip(mel, inner, strict=True)])
+        return mel, true, self.log_mel(true, _CROP)
 
 
 def train_hifigan(

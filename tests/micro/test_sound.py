@@ -60,7 +60,7 @@ def test_the_class_is_heard(made):
     scenes, truth, generated, unlabelled = made
     classifier = load_classifier(load_preset("micro"))
     wanted = [classifier.labels.index(scene.label) for scene in scenes]
-    for sounds, least in ((truth, 12), (generated, 12), (unlabelled, 11)):
+    for sounds, least in ((truth, 12), (generated, 12), (unlabelled, 12)):
         right = int((classifier.classify_all(sounds)[1].argmax(axis=1) == wanted).sum())
         assert right >= least
 
@@ -68,7 +68,7 @@ def test_the_class_is_heard(made):
 def test_things_sound_when_they_are_seen_to(made):
     """Chance, the instants of another clip of the class: error 0.31 s, F1 0.25."""
     scenes, truth, generated, unlabelled = made
-    for sounds, least, most in ((truth, 0.95, 0.02), (generated, 0.9, 0.06), (unlabelled, 0.9, 0.06)):
+    for sounds, least, most in ((truth, 0.95, 0.02), (generated, 0.95, 0.045), (unlabelled, 0.93, 0.05)):
         timing = [compare_onsets(s.onsets, find_onsets(w)) for s, w in zip(scenes, sounds, strict=True) if s.onsets]
         assert np.mean([each.f1 for each in timing]) >= least
         assert np.mean([each.error for each in timing]) <= most
@@ -78,7 +78,7 @@ def test_sustained_sounds_are_as_loud_as_they_look(made):
     """The true ones' correlation with the level seen is 1."""
     scenes, truth, generated, unlabelled = made
     steps = (np.arange(40) + 0.5) / 4
-    for sounds, least in ((truth, 0.97), (generated, 0.5), (unlabelled, 0.5)):
+    for sounds, least in ((truth, 0.97), (generated, 0.6), (unlabelled, 0.6)):
         agreement = [loudness_agreement(w, s.level(steps)) for s, w in zip(scenes, sounds, strict=True) if s.sustained]
         assert len(agreement) == 3
         assert np.mean(agreement) >= least
