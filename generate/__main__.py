@@ -71,6 +71,7 @@ def generate(
     """Generate sound; what is already there is left alone."""
     from common.errors import InputError
     from common.runtime import choose_device, quiet_libraries
+    from generate.labels import given_label
     from generate.mux import VIDEO_CODECS
     from generate.usage import check_usage
     from pipeline.cache import open_store
@@ -90,6 +91,7 @@ def generate(
     }
     flags = [f"generation.{name}={value}" for name, value in chosen.items() if value is not None]
     settings = load_preset(preset, [*assignments, *flags])
+    label = None if label is None else given_label(label)
     if settings.note:
         out.print(f"note: {settings.note}")
     if video_codec not in VIDEO_CODECS:

@@ -30,6 +30,20 @@ class Labels:
     notes: list[str] = field(default_factory=list)
 
 
+def given_label(label: object) -> str:
+    """A label as a user gives it, without white space around it: blanks are no label.
+
+    Raises :class:`InputError` for what is no text, as bytes of a command line that are no UTF-8.
+    """
+    if not isinstance(label, str):
+        raise InputError(f"label is {label!r}, and must be text")
+    try:
+        label.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"label is {short_repr(label)}, which is not UTF-8") from None
+    return label.strip()
+
+
 def labels_of_folders(folder: Path, videos: Sequence[PurePath]) -> Labels:
     """The name of the folder right above; ``videos`` are relative to ``folder``, directly in which a video has none."""
     return Labels([label_of_video(folder / video, video) for video in videos])

@@ -11,6 +11,8 @@ from transformers import DynamicCache, GPT2Model
 from generate.settings import AudioLDM2Config
 from pipeline.attention import MEMORY
 
+_FRAME = 5  # of what GPT-2 reads, all but text and answer: CLAP's embedding, and a start and an end of both
+
 
 class NegativeEncoder(nn.Module):
     """AudioLDM-2's own way from a prompt to its 8 tokens: CLAP + FLAN-T5 -> projection -> GPT-2."""
@@ -24,9 +26,13 @@ class NegativeEncoder(nn.Module):
     def forward(self, prompt: str, text: Tensor, mask: Tensor) -> Tensor:
         """Prompt and its FLAN-T5 embeddings (1, L, D_t) -> tokens (1, 8, D).
 
+        Of a text that is longer than GPT-2 has positions for, the beginning: it is cut, as the tokenizers do it.
+
         Our own cached loop: diffusers' ``generate_language_model`` fails for GPT2Model on
         transformers 5 (diffusers issue 12630).
         """
+        room = self.language_model.config.n_positions - AudioLDM2Config.tokens - _FRAME
+        text, mask = text[:, :room], mask[:, :room]
         tokens = self.tokenizer([prompt], return_tensors="pt", truncation=True).to(text.device)
         clap = self.clap(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
         projected = self.projection_model(

@@ -17,6 +17,7 @@ from torch import Tensor
 from common.errors import ClipError, IncompleteError, InputError, WriteError
 from common.outputs import check_output
 from common.writing import temporary_beside, write_error
+from generate.labels import given_label
 from generate.sampling import NOT_FINITE, Sampler, load_sampler
 from generate.schedulers import step_seeds
 from generate.windows import joined, part_seconds, window_name, window_rows
@@ -214,8 +215,7 @@ class VideoToAudio:
         on_window: OnWindow = _silently,
         **settings: Any,
     ) -> Iterator[_Take]:
-        if not isinstance(label, str):
-            raise InputError(f"label is {label!r}, and must be text")
+        label = given_label(label)
         check_candidates(candidates)
         sampler = self._sampler(settings)
         first = sampler.preset.generation.seed

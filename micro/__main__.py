@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,11 @@ PointsOption = Annotated[
 # V2A-Mapper's preset.
 BASELINE = "v2a-mapper-micro"
 BaselineOption = Annotated[str, typer.Option(help="preset of V2A-Mapper, on the same clips; or none")]
+
+# Processes and threads: all are begun at once, and more than a machine has cores of only slow each other.
+MOST = 1024
+WorkersOption = Annotated[int, typer.Option(min=1, max=MOST, help="processes of one thread each")]
+ThreadsOption = Annotated[int, typer.Option(min=0, max=MOST, help="CPU threads; 0 leaves it to torch")]
 
 
 def note(text: str) -> None:
@@ -35,8 +41,8 @@ def main() -> None:
 @command
 def render(
     out_folder: Annotated[Path, typer.Option("--out", help="folder of the clips")],
-    clips: Annotated[int, typer.Option(help="how many clips")] = 36,
-    seed: Annotated[int, typer.Option(help="another seed is another world")] = 0,
+    clips: Annotated[int, typer.Option(min=1, help="how many clips")] = 36,
+    seed: Annotated[int, typer.Option(min=0, help="another seed is another world")] = 0,
 ) -> None:
     """Render 10-s H.264/AAC clips in which things visibly hit, flash or move while they sound."""
     from micro.world.render import render_world
@@ -63,26 +69,37 @@ def train(
     scale: Annotated[float, typer.Option(help="times the number of steps, for a trial")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16 (of products, where it is fast)")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch")] = 0,
+    threads: ThreadsOption = 0,
     adversarial: Annotated[bool, typer.Option(help="whether the vocoder also has a discriminator to satisfy")] = True,
 ) -> None:
     """Train every frozen model of the micro presets; hours on 2 cores."""
     import torch
 
     from common.errors import InputError
+    from common.outputs import check_folder
     from common.runtime import choose_device, quiet_libraries
     from micro.fit import Machine, best_precision
     from micro.models import STAGES, MicroModels, Steps
     from presets import load_preset
+    from trainer.mapper import read_spec
+    from trainer.registry import mapper_folder
 
     quiet_libraries()
     if threads:
         torch.set_num_threads(threads)
-    names = list(STAGES) if stage == "all" else stage.split(",")
+    names = list(STAGES) if stage == "all" else [name.strip() for name in stage.split(",")]
+    if not (scale > 0 and math.isfinite(scale)):
+        raise InputError(f"--scale is {scale:g}, and must be a number above 0")
     if unknown := [name for name in names if name not in STAGES]:
         raise InputError(f"unknown stage '{unknown[0]}': there are {', '.join(STAGES)}")
     if precision not in (known := ("auto", "float32", "bfloat16")):
         raise InputError(f"unknown precision '{precision}': there are {', '.join(known)}")
+    for place in (folder, *([] if export is None else [export])):
+        check_folder(place)
+    finished = [None if run is None else mapper_folder(run) for run in (mapper, v2a_mapper)]
+    for each in finished:  # after hours of training it would be late to find that there is none
+        if each is not None:
+            read_spec(each)
     device = choose_device(device)
     chosen = best_precision(device) if precision == "auto" else precision
     machine = Machine(device, chosen, where_it_pays=precision == "auto")
@@ -91,7 +108,7 @@ def train(
     for name in names:
         getattr(models, name)
     if export is not None:
-        models.export(export, mapper, v2a_mapper)
+        models.export(export, *finished)
     summary("micro", {"checkpoints": folder, "exported to": export or "nowhere"})
 
 
@@ -99,18 +116,18 @@ def train(
 @command
 def study(
     folder: Annotated[Path, typer.Option(help="everything the study makes; run again to go on")] = Path("runs/study"),
-    clips: Annotated[int, typer.Option(help="how many clips to render; at least 139")] = 1440,
+    clips: Annotated[int, typer.Option(max=1_000_000, help="how many clips to render; at least 139")] = 1440,
     seeds: Annotated[int, typer.Option(help="seeds of each mapper")] = 3,
     per_class: Annotated[int, typer.Option(help="test clips of each class that are made to sound; 2 or more")] = 4,
     parts: Annotated[
         str, typer.Option(help="clips, cache, mappers, sounds, figure3, curve, report, joined by commas")
     ] = "all",
-    workers: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
+    workers: WorkersOption = 2,
     device: Annotated[str, typer.Option(help="of encoders and sound: auto, cpu, cuda or cuda:N")] = "auto",
     mapper_device: Annotated[
         str, typer.Option(help="auto: those that take longest on --device, the rest on the CPU; or a device")
     ] = "auto",
-    device_workers: Annotated[int, typer.Option(help="processes that share an accelerator")] = 12,
+    device_workers: Annotated[int, typer.Option(min=1, max=MOST, help="processes that share an accelerator")] = 12,
     preset: Annotated[str, typer.Option(help="of MFM-Mapper and its variants")] = "micro",
     baseline: BaselineOption = BASELINE,
     points: PointsOption = "default",
@@ -120,16 +137,23 @@ def study(
 
     And the curve of quality against cost of the sampler.
     """
-    from common.runtime import quiet_libraries
+    from common.outputs import check_folder
+    from common.runtime import choose_device, quiet_libraries
     from micro.points import points_of
     from micro.study import Study
     from micro.study_run import Machine, parts_of, run
 
     quiet_libraries()
     compared = "" if baseline == "none" else baseline
+    compares = Study(folder, clips, seeds, per_class, preset, tuple(assignments), compared)
+    machine = Machine(workers, device, mapper_device, device_workers)
+    for name in compares.systems:  # what any of them cannot be trained with is said before clips are rendered
+        compares.mapper_preset(name, 0)
+    machine.mapper_devices(choose_device(device))
+    check_folder(folder)
     results = run(
-        Study(folder, clips, seeds, per_class, preset, tuple(assignments), compared),
-        Machine(workers, device, mapper_device, device_workers),
+        compares,
+        machine,
         note,
         points_of(points),
         parts_of(parts),
@@ -154,7 +178,7 @@ def curve(
     output: Annotated[Path | None, typer.Option("--out", help="sound, page and figure; default: the study's")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="how many of the study's mappers")] = 3,
     per_class: Annotated[int, typer.Option(min=1, help="test clips of each class")] = 4,
-    workers: Annotated[int, typer.Option(help="processes of one thread each")] = 2,
+    workers: WorkersOption = 2,
     baseline: BaselineOption = BASELINE,
     points: PointsOption = "default",
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
@@ -208,15 +232,16 @@ def probe(
     names: Annotated[
         str, typer.Option("--features", help="all, none, names joined by commas; default: on a CPU no vocoded ones")
     ] = "default",
-    ceiling: Annotated[int, typer.Option(help="test scenes of each class made to sound; 0: none")] = 4,
+    ceiling: Annotated[int, typer.Option(min=0, help="test scenes of each class made to sound; 0: none")] = 4,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch")] = 0,
+    threads: ThreadsOption = 0,
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
     """What every feature and every stage of sound knows of class, size, level and instant, by linear probes."""
     import torch
 
     from common.errors import InputError
+    from common.outputs import check_folder
     from common.runtime import choose_device, quiet_libraries
     from micro.probe import default_output, make_bench, run_probe, weights_of
     from micro.probe_report import rows_of
@@ -227,6 +252,7 @@ def probe(
     where = output or default_output(folder, models)
     if folder is not None and models is not None:
         raise InputError("--folder has features of the weights it was made with: give either it or --models")
+    check_folder(where)
     chosen = choose_device(device)
     with weights_of(models, assignments) as settings:
         bench = make_bench(folder, settings, mapper, chosen, train_scenes, test_scenes)
@@ -242,15 +268,17 @@ def vocoders(
     ] = None,
     output: Annotated[Path, typer.Option("--out", help="of vocoders.md and vocoders.json")] = Path("runs/vocoders"),
     clips: Annotated[int, typer.Option(min=12, help="held-out scenes, the classes in turn")] = 96,
-    rounds: Annotated[int, typer.Option(help="of timing: one clip through each vocoder in turn")] = 9,
+    rounds: Annotated[int, typer.Option(min=1, help="of timing: one clip through each vocoder in turn")] = 9,
     assignments: Annotated[list[str], typer.Option("--set", help="section.field=value")] = [],  # noqa: B006
 ) -> None:
     """HiFi-GAN-micro beside Griffin-Lim, on true and on VAE-restored mels of held-out scenes; on the CPU."""
+    from common.outputs import check_folder
     from common.runtime import quiet_libraries
     from micro.vocoders import compare, write_comparison
     from presets import load_preset
 
     quiet_libraries()
+    check_folder(output)
     results = compare(load_preset("micro", assignments), vocoder, clips, rounds)
     rows = {
         f"{row['vocoder']}, {row['mels']} mels": f"class {row['class_accuracy']:.3f}, F1 {row['onset_f1']:.3f}, "

@@ -25,7 +25,8 @@ from micro.probes import probe
 from micro.study import Study
 from presets import load_preset
 from trainer.gpt2_mapper import GPT2Mapper
-from trainer.registry import shipped_mapper
+from trainer.mapper import read_spec
+from trainer.registry import mapper_folder, shipped_mapper
 
 JSON, TABLES = "probe.json", "probe.md"
 
@@ -66,8 +67,13 @@ def default_output(study: Path | None, models: Path | None) -> Path:
 def make_bench(
     study: Path | None, assignments: tuple[str, ...], mappers: Sequence[Path], device: str, train: int, test: int
 ) -> Bench:
-    """On a study's clips, or on scenes in memory; mappers besides those of a study, default the shipped one."""
+    """On a study's clips, or on scenes in memory; mappers besides those of a study, default the shipped one.
+
+    Raises :class:`WeightsError` for a folder that holds no mapper.
+    """
     named = {path.parent.name if path.name == "mapper" else path.name: path for path in mappers}
+    for path in named.values():
+        read_spec(mapper_folder(path))
     if study is not None:
         return Bench.of_study(Study(study, assignments=assignments), device, named, train, test)
     preset = load_preset("micro", assignments)

@@ -35,6 +35,15 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _unicode(value: str) -> str:
+    """Bytes of a command line that are no UTF-8 come as lone surrogates, which no tokenizer and no file takes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("no_unicode", "no Unicode") from None
+    return value
+
+
 # Why the upper ends: they are far above any use, and keep a slip of the finger from asking for terabytes.
 Number = BeforeValidator(_no_bool)
 Count = Annotated[int, Number, Field(ge=1, le=1_000_000)]
@@ -48,6 +57,7 @@ Seconds = Annotated[float, Number, Field(gt=0, le=86_400)]
 Share = Annotated[float, Number, Field(ge=0, le=1)]
 Fraction = Annotated[float, Number, Field(ge=0, lt=1)]
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]
+Prompt = Annotated[str, AfterValidator(_unicode)]
 
 
 def checked(kind: type[T], values: Mapping[Any, Any], where: str) -> T:

@@ -21,6 +21,7 @@ from presets.checks import (
     Heads,
     Layers,
     Number,
+    Prompt,
     Seconds,
     Seed,
     Share,
@@ -193,7 +194,7 @@ class GenerationConfig:
     steps: Annotated[int, Number, Field(ge=1)] = 100  # at most those of the noise schedule: Preset
     guidance_scale: Annotated[float, Number, Field(ge=0, le=1000)] = 3.5
     eta: Share = 0.0
-    negative_prompt: str = "low quality, average quality"
+    negative_prompt: Prompt = "low quality, average quality"
     batch: Batch = 4
     decode_batch: Batch = 4
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -268,3 +268,11 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
 def test_sizes_that_describe_no_model_are_a_wrong_setting(setting):
     with pytest.raises(PresetError, match=f"^audio_models.audioldm2.{setting.partition('.')[0]} describes no model: ."):
         load_audioldm2(load_preset(TINY, [f"audioldm2.{setting}"]))
+
+
+@pytest.mark.parametrize("letters", [115, 116, 5000])
+def test_a_negative_prompt_of_any_length_is_read(letters):
+    """The small GPT-2 has 128 positions, and FLAN-T5 reads as many tokens: a letter each."""
+    negative = load_audioldm2(load_preset("micro", ["weights.source=seeded"])).negative("x" * letters)
+    assert negative.tokens.shape == (1, 8, 96)
+    assert negative.tokens.isfinite().all()

@@ -143,6 +143,8 @@ class TestValuesThatCannotBe:
             ({"duration": 0}, "duration is 0, and must be a number of seconds, more than 0"),
             ({"duration": "5"}, "duration is '5'"),
             ({"label": None}, "label is None, and must be text"),
+            ({"label": "caf\udce9"}, r"label is 'caf\udce9', which is not UTF-8"),
+            ({"negative_prompt": "caf\udce9"}, r"negative_prompt is 'caf\udce9', and must be text"),
         ],
         ids=str,
     )
