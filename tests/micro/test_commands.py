@@ -12,7 +12,6 @@ from tests.commands import run_here
         (("render", "--out", "here/clips", "--seed", -1), 2, "--seed"),
         (("study", "--folder", "here/study", "--clips", 10**20), 2, "--clips"),
         (("study", "--folder", "here/study", "--baseline", "none-such"), 3, "unknown preset"),
-        (("study", "--folder", "here/study", "--baseline", "micro"), 3, "mapper.options"),
         (("study", "--folder", "here/study", "--mapper-device", "tpu"), 4, "unknown device 'tpu'"),
         (("study", "--folder", "here/file/study"), 6, "cannot write"),
         (("study", "--folder", "here/study", "--workers", 0), 2, "--workers"),
