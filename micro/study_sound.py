@@ -104,6 +104,9 @@ def _decided_by(study: Study, condition: Condition) -> dict[str, Any]:
     if condition.kind != "truth":
         out["models"] = models_digest(preset)
         out |= {name: getattr(preset.generation, name) for name in _DECIDE}
+    if condition.kind == "oracle":  # whose features were made again has other tokens
+        target = features(study, (preset.target,)).arrays[preset.target]
+        out["tokens"] = hashlib.sha256(np.ascontiguousarray(target).tobytes()).hexdigest()
     if condition.kind == "mapper":
         weights = study.mapper_folder(condition) / "model.safetensors"
         if not weights.is_file():
@@ -117,7 +120,7 @@ def models_digest(preset: Preset) -> str:
 
     Not of encoders, whose features are in the cache under their own identity, and not of mappers.
     """
-    if preset.weights.source == "shipped":
+    if preset.weights.source == "shipped" and not preset.weights.folders:
         return _files_digest(preset.weights.path / preset.audio_model)
     return repr(preset.weights)
 
@@ -125,7 +128,7 @@ def models_digest(preset: Preset) -> str:
 @lru_cache(maxsize=4)
 def _files_digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder)}={sha256_file(path)}".encode())
     return digest.hexdigest()
 
